@@ -1,0 +1,341 @@
+"""Transactions on the catalog. Each public method that changes something is one transaction, durable on return.
+
+SQLite in TRUNCATE + FULL: of the modes that were measured against power cuts, WAL+NORMAL and DELETE+FULL lost commits
+that had been acknowledged. The settings are read back, and a database that does not take them is refused.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Row, create_engine, delete, event, func, select, text, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import IntegrityError as ConstraintError
+from sqlalchemy.pool import NullPool
+
+from airpack import fsops
+from airpack.catalog import schema
+from airpack.errors import BusyError, IntegrityError, NotFoundError, RollbackError, StorageError
+from airpack.types import Digest, Standing, State
+
+_PRAGMAS: Final = {"journal_mode": "truncate", "synchronous": "2", "foreign_keys": "1"}
+_BUSY_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """One release that the site holds.
+
+    Attributes:
+        digest: Digest of its OCI index.
+        product: Its product.
+        version: Its version.
+        sequence: Its number in the channel.
+        state: Where it stands.
+        proven: Whether it was known good here and has not failed since.
+        tries: Trials left in the activation under way.
+        imported: When, RFC 3339.
+        receipt: The signed account of its import (a Sigstore bundle).
+    """
+
+    digest: Digest
+    product: str
+    version: str
+    sequence: int
+    state: State
+    proven: bool
+    tries: int
+    imported: str
+    receipt: bytes
+
+    @property
+    def name(self) -> str:
+        """`product@version`."""
+        return f"{self.product}@{self.version}"
+
+    @property
+    def standing(self) -> Standing:
+        """What the lifecycle's decisions need."""
+        return Standing(self.digest, self.version, self.sequence, self.state, self.proven)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One materialised tree: `generations/<product>/<number>/` holds `release`."""
+
+    product: str
+    number: int
+    release: Digest
+
+
+class Catalog:
+    """The catalog of one site.
+
+    Args:
+        path: The SQLite file.
+
+    Raises:
+        NotFoundError: There is no such file.
+        StorageError: It cannot be opened, or does not take the settings that durability needs.
+        IntegrityError: It is of another schema version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise NotFoundError(f"no catalog {path}", path=str(path))
+        self._path = path
+        self._engine = _engine(path)
+        with self._read() as connection:
+            found = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "schema")).scalar()
+        if found != schema.VERSION:
+            raise IntegrityError(f"{path} has catalog schema {found}; this airpack reads {schema.VERSION}")
+
+    @classmethod
+    def create(cls, path: Path) -> "Catalog":
+        """Make an empty catalog durably.
+
+        Raises:
+            StorageError: The file cannot be made.
+        """
+        engine = _engine(path)
+        with _translated(path), engine.begin() as connection:
+            schema.metadata.create_all(connection)
+            connection.execute(insert(schema.meta).values(key="schema", value=schema.VERSION))
+        engine.dispose()
+        path.chmod(0o600)
+        fsops.sync_dir(path.parent)
+        return cls(path)
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _translated(self._path), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        reader = self._engine.execution_options(reads=True)
+        with _translated(self._path), reader.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Release the database."""
+        self._engine.dispose()
+
+    def check(self) -> list[str]:
+        """Return what the database itself finds wrong, empty when nothing."""
+        with self._read() as connection:
+            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check"))]
+            broken = [f"foreign key of {row[0]}" for row in connection.execute(text("PRAGMA foreign_key_check"))]
+        return [line for line in found if line != "ok"] + broken
+
+    def add_release(self, row: ReleaseRow, blobs: Mapping[Digest, int]) -> None:
+        """Make a release visible: its row, its blobs (digest to size in bytes) and their relation, at once."""
+        values = {
+            "digest": str(row.digest),
+            "product": row.product,
+            "version": row.version,
+            "sequence": row.sequence,
+            "state": row.state.value,
+            "proven": int(row.proven),
+            "tries": row.tries,
+            "imported": row.imported,
+            "receipt": row.receipt,
+        }
+        sizes = [{"digest": str(digest), "size": size} for digest, size in blobs.items()]
+        pairs = [{"release": str(row.digest), "blob": str(digest)} for digest in blobs]
+        with self._write() as connection:
+            connection.execute(insert(schema.blobs).on_conflict_do_nothing(), sizes)
+            kept = insert(schema.releases).values(values)
+            connection.execute(kept.on_conflict_do_update(index_elements=["digest"], set_=values))
+            connection.execute(insert(schema.release_blobs).on_conflict_do_nothing(), pairs)
+            connection.execute(insert(schema.products).values(name=row.product, floor=0).on_conflict_do_nothing())
+
+    def releases(self, product: str | None = None) -> list[ReleaseRow]:
+        """Return the releases held, by product and sequence."""
+        query = select(schema.releases).order_by(schema.releases.c.product, schema.releases.c.sequence)
+        if product is not None:
+            query = query.where(schema.releases.c.product == product)
+        with self._read() as connection:
+            return [_release(row) for row in connection.execute(query)]
+
+    def release(self, digest: Digest) -> ReleaseRow | None:
+        """Return one release, or None."""
+        with self._read() as connection:
+            query = select(schema.releases).where(schema.releases.c.digest == str(digest))
+            row = connection.execute(query).one_or_none()
+        return _release(row) if row is not None else None
+
+    def blobs(self, release: Digest | None = None) -> dict[Digest, int]:
+        """Return digest and size in bytes of the blobs of one release, or of all that are not superseded."""
+        joined = schema.blobs.join(schema.release_blobs, schema.release_blobs.c.blob == schema.blobs.c.digest)
+        query = select(schema.blobs.c.digest, schema.blobs.c.size).select_from(joined)
+        if release is not None:
+            query = query.where(schema.release_blobs.c.release == str(release))
+        with self._read() as connection:
+            return {Digest(row.digest): int(row.size) for row in connection.execute(query)}
+
+    def set_state(self, digest: Digest, state: State, *, tries: int | None = None, proven: bool | None = None) -> None:
+        """Store where a release stands; `tries` and `proven` stay as they are when None."""
+        values: dict[str, Any] = {"state": state.value}
+        if tries is not None:
+            values["tries"] = tries
+        if proven is not None:
+            values["proven"] = int(proven)
+        with self._write() as connection:
+            connection.execute(update(schema.releases).where(schema.releases.c.digest == str(digest)).values(values))
+
+    def add_generation(self, product: str, release: Digest) -> Generation:
+        """Allot the next generation number of `product` to `release`; numbers are never used twice."""
+        with self._write() as connection:
+            column = schema.generations.c
+            query = select(func.max(column.number)).where(column.product == product)
+            key = f"generation:{product}"
+            used = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key)).scalar()
+            number = max(connection.execute(query).scalar() or 0, int(used or 0)) + 1
+            last = insert(schema.meta).values(key=key, value=str(number))
+            connection.execute(last.on_conflict_do_update(index_elements=["key"], set_={"value": str(number)}))
+            connection.execute(insert(schema.generations).values(product=product, number=number, release=str(release)))
+        return Generation(product, number, release)
+
+    def generations(self, product: str | None = None) -> list[Generation]:
+        """Return the generations that stand, by product and number."""
+        query = select(schema.generations).order_by(schema.generations.c.product, schema.generations.c.number)
+        if product is not None:
+            query = query.where(schema.generations.c.product == product)
+        with self._read() as connection:
+            return [Generation(row.product, row.number, Digest(row.release)) for row in connection.execute(query)]
+
+    def drop_generation(self, generation: Generation) -> None:
+        """Forget a generation whose tree is gone."""
+        with self._write() as connection:
+            connection.execute(
+                delete(schema.generations).where(
+                    schema.generations.c.product == generation.product,
+                    schema.generations.c.number == generation.number,
+                )
+            )
+
+    def products(self) -> list[str]:
+        """Return the names of all products."""
+        with self._read() as connection:
+            return list(connection.execute(select(schema.products.c.name).order_by(schema.products.c.name)).scalars())
+
+    def floor(self, product: str) -> int:
+        """Return the highest sequence of `product` that proved good here, 0 for none."""
+        with self._read() as connection:
+            query = select(schema.products.c.floor).where(schema.products.c.name == product)
+            return int(connection.execute(query).scalar() or 0)
+
+    def active(self, product: str) -> Generation | None:
+        """Return the generation that `current` points to, or None."""
+        column = schema.products.c
+        joined = schema.products.join(
+            schema.generations,
+            (schema.generations.c.product == column.name) & (schema.generations.c.number == column.active),
+        )
+        query = select(schema.generations).select_from(joined).where(column.name == product)
+        with self._read() as connection:
+            row = connection.execute(query).one_or_none()
+        return Generation(row.product, row.number, Digest(row.release)) if row is not None else None
+
+    def confirm(self, generation: Generation, sequence: int) -> None:
+        """Make `generation` the active one, its release known good, and raise the floor to `sequence`, at once."""
+        column = schema.products.c
+        with self._write() as connection:
+            connection.execute(
+                update(schema.products)
+                .where(column.name == generation.product)
+                .values(active=generation.number, floor=func.max(column.floor, sequence))
+            )
+            connection.execute(
+                update(schema.releases)
+                .where(schema.releases.c.digest == str(generation.release))
+                .values(state=State.KNOWN_GOOD.value, proven=1, tries=0)
+            )
+
+    def point(self, product: str, number: int | None) -> None:
+        """Make generation `number` active without a change of standing (fallback), or none (safe stop)."""
+        with self._write() as connection:
+            connection.execute(update(schema.products).where(schema.products.c.name == product).values(active=number))
+
+    def retire(self, digest: Digest) -> None:
+        """Drop the claim of a superseded release on its blobs; its row stays as history."""
+        with self._write() as connection:
+            connection.execute(
+                update(schema.releases)
+                .where(schema.releases.c.digest == str(digest))
+                .values(state=State.SUPERSEDED.value, proven=0)
+            )
+            connection.execute(delete(schema.release_blobs).where(schema.release_blobs.c.release == str(digest)))
+
+    def drop_blobs(self, digests: Iterable[Digest]) -> None:
+        """Forget blobs that no release claims."""
+        names = [{"name": str(digest)} for digest in digests]
+        if names:
+            with self._write() as connection:
+                connection.execute(text("DELETE FROM blobs WHERE digest = :name"), names)
+
+    def unclaimed(self) -> list[Digest]:
+        """Return the blobs that no release claims."""
+        claimed = select(schema.release_blobs.c.blob)
+        query = select(schema.blobs.c.digest).where(schema.blobs.c.digest.not_in(claimed))
+        with self._read() as connection:
+            return [Digest(name) for name in connection.execute(query).scalars()]
+
+
+def _engine(path: Path) -> Engine:
+    # Opening a missing file must not leave an empty database in a place that was mistyped.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def settle(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        cursor = connection.cursor()
+        for name, value in _PRAGMAS.items():
+            cursor.execute(f"PRAGMA {name} = {value}")
+            found = str(cursor.execute(f"PRAGMA {name}").fetchone()[0])
+            if found != value:
+                raise StorageError(f"the catalog {path} runs with {name} = {found}; {value} is needed for durability")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE" if not connection.get_execution_options().get("reads") else "BEGIN"
+        )
+
+    return engine
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig)
+        if "locked" in reason or "busy" in reason:
+            raise BusyError(f"the catalog {path} is in use: {reason}", hint="try again in a moment") from error
+        raise StorageError(f"the catalog {path} cannot be used: {reason}", path=str(path)) from error
+    except ConstraintError as error:
+        raise RollbackError(f"this contradicts what the site holds: {error.orig}", path=str(path)) from error
+    except DatabaseError as error:
+        raise IntegrityError(f"the catalog {path} is damaged: {error.orig}", path=str(path)) from error
+
+
+def _release(row: Row[Any]) -> ReleaseRow:
+    return ReleaseRow(
+        digest=Digest(row.digest),
+        product=row.product,
+        version=row.version,
+        sequence=row.sequence,
+        state=State(row.state),
+        proven=bool(row.proven),
+        tries=row.tries,
+        imported=row.imported,
+        receipt=row.receipt,
+    )

@@ -1,0 +1,101 @@
+"""Commands that need no workspace and no site: inspect, verify, audit."""
+
+from pathlib import Path
+
+import click
+
+from airpack.cli import output
+from airpack.cli.options import json_option, progress_option
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--files", is_flag=True, help="List every file of the release.")
+@json_option
+def inspect(package: Path, files: bool, as_json: bool) -> None:
+    """Show what PACKAGE says it carries, without keys and without reading its volumes. Verifies nothing."""
+    from airpack.ops.inspect_ import inspect_package
+
+    found = inspect_package(package)
+    lines = [
+        "NOT VERIFIED: this is what the head says; airpack verify checks it",
+        f"release      {found.manifest.product}@{found.manifest.version}",
+        f"digest       {found.release.digest}",
+        f"head         {found.head.name}  {found.digest}",
+        f"needs        airpack {found.manifest.needs_airpack} or newer",
+        f"files        {len(found.release.files)}, {output.size(found.release.compat.total_bytes)}",
+        *(
+            f"model        {item.name}: {item.format or 'mixed'}, licence {item.license or 'not stated'}"
+            for item in found.release.models
+        ),
+        *(
+            f"runtime      {item.name}: {item.kind} for {item.platform or 'any platform'}"
+            for item in found.release.compat.runtimes
+        ),
+        *(f"signed as    {claim.predicate_type} (key {claim.key_hint})" for claim in found.claims),
+    ]
+    rows = [
+        ("volume", volume.name, output.size(volume.size), "here" if volume.name in found.present else "MISSING")
+        for volume in found.manifest.volumes
+    ]
+    lines += output.table(rows)
+    lines += [f"not listed   {name}" for name in found.ignored]
+    if files:
+        lines += output.table((file.digest, file.size, file.path, file.license or "-") for file in found.release.files)
+    output.show(found.document(), lines, as_json=as_json)
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="The channel's root to trust.")
+@click.option("--at", "moment", help="Judge freshness at this time (RFC 3339) instead of now.")
+@progress_option
+@json_option
+def verify(package: Path, root: Path, moment: str | None, progress: bool, as_json: bool) -> None:
+    """Check every signature and every byte of PACKAGE against ROOT, without a site."""
+    from airpack import fsops
+    from airpack.ops.evidence import parse_now
+    from airpack.ops.site import utc_now
+    from airpack.ops.verify import verify_package
+    from airpack.types import Limits
+
+    result = verify_package(
+        package,
+        root=fsops.read_regular(root, Limits.ROOT),
+        now=parse_now(moment) if moment else utc_now(),
+        reporter=output.reporter(as_json=as_json, progress=progress),
+    )
+    lines = output.table(("ok", check.name, check.detail) for check in result.checks)
+    if result.admitted.channel.starter:
+        lines.append("warning: this is a STARTER channel: one machine holds every key, every threshold is 1")
+    lines.append(f"verified {result.admitted.name} {result.admitted.release.digest}")
+    output.show(result.document(), lines, as_json=as_json)
+
+
+@click.group()
+def audit() -> None:
+    """Check evidence without trusting the site that it came from."""
+
+
+@audit.command("verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="The site's public key, from enrolment.")
+@click.option("--state", type=click.Path(path_type=Path), help="The auditor's own file: what was seen last time.")
+@json_option
+def audit_verify(bundle: Path, key: Path, state: Path | None, as_json: bool) -> None:
+    """Check that nothing in BUNDLE was removed, reordered or edited, and that it goes on where the last one ended."""
+    from airpack.ops.evidence import audit_evidence
+
+    audited = audit_evidence(bundle, key=key, state=state)
+    result = audited.result
+    lines = output.table(("ok", item.name, item.detail) for item in result.findings)
+    if result.summary is not None:
+        total = result.summary
+        lines.append(
+            f"{total.records} records: {total.imports} imports, {total.activations} activations, "
+            f"{total.rollbacks} rollbacks, {total.refusals} refusals"
+        )
+    output.show(audited.document(), lines, as_json=as_json)
+
+
+COMMANDS = (inspect, verify, audit)

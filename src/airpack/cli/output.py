@@ -1,0 +1,207 @@
+"""What people and scripts see: results on stdout, everything else on stderr."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+
+from airpack.errors import AirpackError, InputError
+from airpack.types import Reporter, Silent
+
+_EVERY: Final = 0.5  # seconds between two progress lines
+_REPORT: Final = "this is a bug in airpack; please report it with the lines above"
+
+
+def size(count: int) -> str:
+    """Return `count` bytes for people: `12.3 MiB`."""
+    number = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:  # noqa: PLR2004, binary prefixes
+            return f"{int(number)} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def table(rows: Iterable[Iterable[object]]) -> list[str]:
+    """Return `rows` as lines with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not cells:
+        return []
+    widths = [max(len(row[index]) for row in cells) for index in range(len(cells[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def show(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result: one JSON document, or lines for people."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    for line in lines:
+        click.echo(printable(line))
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters: names on a medium must not drive the terminal."""
+    return "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def fail(error: AirpackError, *, as_json: bool) -> int:
+    """Print an error and return its exit code."""
+    if as_json:
+        click.echo(json.dumps({**error.document, "error": described(error)}, indent=2, ensure_ascii=False))
+        return error.exit_code
+    click.echo(f"airpack: error: {printable(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"airpack: hint: {printable(error.hint)}", err=True)
+    return error.exit_code
+
+
+def described(error: AirpackError) -> dict[str, Any]:
+    """Return the machine's view of an error."""
+    return {
+        "code": error.code,
+        "exit_code": error.exit_code,
+        "message": error.message,
+        "hint": error.hint,
+        "context": {key: _plain(value) for key, value in error.context.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def crash(error: Exception, *, as_json: bool) -> int:
+    """Print a bug and return exit code 1."""
+    traceback.print_exception(error, file=sys.stderr)
+    click.echo(_REPORT, err=True)
+    if as_json:
+        bug = AirpackError(f"{type(error).__name__}: {error}", hint=_REPORT)
+        click.echo(json.dumps({"error": described(bug)}, indent=2, ensure_ascii=False))
+    return AirpackError.exit_code
+
+
+def usage(error: click.ClickException, *, as_json: bool) -> int:
+    """Print a usage error and return exit code 2."""
+    if as_json:
+        context = getattr(error, "ctx", None)
+        hint = f"see `{context.command_path} --help`" if context else "see `airpack --help`"
+        return fail(InputError(error.format_message(), hint=hint), as_json=True)
+    error.show()
+    return InputError.exit_code
+
+
+class JsonLines:
+    """A `Reporter` that writes one JSON object a line on stderr, at most two a second."""
+
+    def __init__(self) -> None:
+        self._task, self._total, self._done, self._began, self._said = "", 0, 0, 0.0, 0.0
+
+    def start(self, task: str, total: int) -> None:
+        """Begin a task of `total` bytes."""
+        self._task, self._total, self._done = task, total, 0
+        self._began = time.monotonic()
+        self._say("start", "")
+
+    def advance(self, done: int, item: str = "") -> None:
+        """Add `done` bytes."""
+        self._done += done
+        if time.monotonic() - self._said >= _EVERY:
+            self._say("progress", item)
+
+    def finish(self) -> None:
+        """End the task."""
+        self._say("end", "")
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        click.echo(json.dumps({"type": "note", "text": text}), err=True)
+
+    def _say(self, kind: str, item: str) -> None:
+        self._said = time.monotonic()
+        seconds = self._said - self._began
+        rate = self._done / seconds if seconds > 0 else 0.0
+        left = (self._total - self._done) / rate if rate and self._total else None
+        line = {
+            "type": kind,
+            "task": self._task,
+            "done": self._done,
+            "total": self._total,
+            "item": item,
+            "bytes_per_second": round(rate),
+            "seconds_left": round(left) if left is not None else None,
+        }
+        click.echo(json.dumps(line), err=True)
+
+
+class Bar:
+    """A `Reporter` that draws a bar with rate and time left on a terminal's stderr."""
+
+    def __init__(self) -> None:
+        # Imported here: only a terminal needs it, and it costs start-up time.
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[item]}", markup=False),
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    def start(self, task: str, total: int) -> None:
+        """Begin a task of `total` bytes."""
+        self._task = self._progress.add_task(task, total=total or None, item="")
+        self._progress.start()
+
+    def advance(self, done: int, item: str = "") -> None:
+        """Add `done` bytes."""
+        self._progress.update(self._task, advance=done, item=printable(item)[-40:])
+
+    def finish(self) -> None:
+        """End the task."""
+        self._progress.stop()
+        self._progress.remove_task(self._task)
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        click.echo(f"airpack: note: {printable(text)}", err=True)
+
+
+class Notes(Silent):
+    """A `Reporter` that only passes notes on."""
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        click.echo(f"airpack: note: {printable(text)}", err=True)
+
+
+def reporter(*, as_json: bool, progress: bool) -> Reporter:
+    """Return where progress goes: JSON lines when asked for, a bar on a terminal, else notes alone."""
+    if as_json:
+        return JsonLines() if progress else Silent()
+    if progress or (sys.stderr.isatty() and not os.environ.get("AIRPACK_NO_PROGRESS")):
+        return Bar()
+    return Notes()

@@ -1,0 +1,271 @@
+"""Commands of the disconnected side: site, import, list, show, status, activate, rollback, fsck, gc, evidence."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from airpack.cli import output
+from airpack.cli.options import json_option, progress_option, site_option
+from airpack.errors import InputError
+
+if TYPE_CHECKING:
+    from airpack.ops.activate import Activation
+
+_ROLES = ("root", "timestamp", "snapshot", "targets")
+
+
+@click.group()
+def site() -> None:
+    """Make and keep a site."""
+
+
+@site.command("init")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="The channel's root to trust from now on.")
+@click.option("--fingerprint", help="What the root's fingerprint must be, as told by its owners on another way.")
+@click.option(
+    "--minimum", multiple=True, metavar="ROLE=VERSION", help="Lowest metadata version to accept, as told at enrolment."
+)
+@json_option
+def site_init(folder: Path, root: Path, fingerprint: str | None, minimum: tuple[str, ...], as_json: bool) -> None:
+    """Make a site in DIR that trusts the channel of ROOT."""
+    from airpack import fsops
+    from airpack.crypto.client import root_fingerprint
+    from airpack.errors import TrustError
+    from airpack.ops.site import Site
+    from airpack.types import Limits
+
+    data = fsops.read_regular(root, Limits.ROOT)
+    found = str(root_fingerprint(data))
+    if fingerprint is not None and fingerprint.removeprefix("sha256:") != found.removeprefix("sha256:"):
+        raise TrustError(
+            f"the root {root} has fingerprint {found}, not {fingerprint}", hint="do not use this root; ask its owners"
+        )
+    made = Site.create(folder, root=data, minimum=_minimum(minimum))
+    document = {
+        "site": str(made.root),
+        "site_id": made.site_id,
+        "root_fingerprint": found,
+        "evidence_key": str(made.root / "evidence/site.pub"),
+    }
+    lines = [
+        f"site         {made.root}",
+        f"id           {made.site_id}",
+        f"trusts root  {found}",
+        f"evidence key {made.root / 'evidence/site.pub'} (give it to the auditor by hand)",
+    ]
+    output.show(document, lines, as_json=as_json)
+
+
+def _minimum(words: tuple[str, ...]) -> dict[str, int]:
+    minimum = {}
+    for word in words:
+        role, _, number = word.partition("=")
+        if role not in _ROLES or not number.isdigit():
+            raise InputError(f"--minimum {word!r}: expected ROLE=VERSION, with ROLE one of {', '.join(_ROLES)}")
+        minimum[role] = int(number)
+    return minimum
+
+
+@click.command("import")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check everything but the volumes' bytes, say what would be written.")
+@site_option
+@progress_option
+@json_option
+def import_(package: Path, dry_run: bool, site: Path, progress: bool, as_json: bool) -> None:
+    """Verify PACKAGE (its folder or its head file) and take its release into the site."""
+    from airpack.ops.import_ import import_package
+    from airpack.ops.site import Site
+
+    reporter = output.reporter(as_json=as_json, progress=progress)
+    result = import_package(Site.open(site), package, dry_run=dry_run, reporter=reporter)
+    if dry_run:
+        lines = [
+            f"would import {result.name}: {output.size(result.bytes_needed)} to write ({result.bytes_needed} bytes)"
+        ]
+    elif result.repeated:
+        lines = [f"{result.name} is here already; nothing was written"]
+    else:
+        lines = [
+            f"imported {result.name}",
+            f"release  {result.release}",
+            f"written  {output.size(result.bytes_needed)}",
+            f"receipt  {result.receipt}",
+            f"next     airpack activate {result.name} --site {site}",
+        ]
+    output.show(result.document(), lines, as_json=as_json)
+
+
+@click.command("list")
+@site_option
+@json_option
+def list_(site: Path, as_json: bool) -> None:
+    """List the releases that the site holds."""
+    from airpack.ops.site import Site
+    from airpack.ops.status import releases, row_document
+
+    rows = [row_document(row) for row in releases(Site.open(site))]
+    table = [("RELEASE", "SEQUENCE", "STATE", "IMPORTED", "DIGEST")]
+    table += [
+        (f"{row['product']}@{row['version']}", row["sequence"], row["state"], row["imported"], row["release"])
+        for row in rows
+    ]
+    output.show({"releases": rows}, output.table(table) if rows else ["no releases yet"], as_json=as_json)
+
+
+@click.command()
+@click.argument("release")
+@site_option
+@json_option
+def show(release: str, site: Path, as_json: bool) -> None:
+    """Show all that the site knows of RELEASE (product@version, or a digest)."""
+    from airpack.ops.site import Site
+    from airpack.ops.status import show as run
+
+    document = run(Site.open(site), release)
+    output.show(document, output.table((key, _shown(value)) for key, value in document.items()), as_json=as_json)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_shown(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return "; ".join(_shown(item) for item in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+@click.command()
+@site_option
+@json_option
+def status(site: Path, as_json: bool) -> None:
+    """Show what runs, what stands behind it, and how fresh the channel's metadata is."""
+    from airpack.ops.site import Site
+    from airpack.ops.status import status as run
+
+    found = run(Site.open(site))
+    document = found.document()
+    lines = [f"site     {found.site.root}"]
+    if found.channel is not None:
+        until = min(document["expires"].values())
+        freshness = f"expired: {', '.join(found.expired)}" if found.expired else f"fresh until {until}"
+        lines.append(f"channel  {found.channel.channel}, {freshness}")
+    if found.starter:
+        lines.append("warning  this is a STARTER channel: one machine holds every key, every threshold is 1")
+    for product in found.products:
+        active = f"{product.active.version} runs" if product.active else "nothing runs"
+        behind = ", ".join(row.version for row in product.known_good) or "none"
+        lines.append(f"{product.name}: {active}; known good: {behind}")
+    lines.append(f"evidence {found.records} records")
+    output.show(document, lines, as_json=as_json)
+
+
+@click.command()
+@click.argument("release")
+@site_option
+@json_option
+def activate(release: str, site: Path, as_json: bool) -> None:
+    """Probe RELEASE and make it the one that runs; what runs now stays when the probe fails."""
+    from airpack.ops.activate import activate as run
+    from airpack.ops.site import Site
+
+    result = run(Site.open(site), release, reporter=output.reporter(as_json=as_json, progress=False))
+    _show_activation(result, as_json=as_json)
+
+
+@click.command()
+@click.argument("product")
+@click.option("--to", "version", help="The version to go back to; by default the newest older known-good one.")
+@site_option
+@json_option
+def rollback(product: str, version: str | None, site: Path, as_json: bool) -> None:
+    """Go back to a known-good release of PRODUCT that the site still holds."""
+    from airpack.ops.activate import rollback as run
+    from airpack.ops.site import Site
+
+    result = run(Site.open(site), product, version, reporter=output.reporter(as_json=as_json, progress=False))
+    _show_activation(result, as_json=as_json)
+
+
+def _show_activation(result: "Activation", *, as_json: bool) -> None:
+    lines = [f"{result.row.name} is active and known good"]
+    lines += [
+        f"{trial.origin} probe passed: {trial.result.detail} (isolation: {trial.result.isolation})"
+        for trial in result.trials
+    ]
+    output.show(result.document(), lines, as_json=as_json)
+
+
+@click.command()
+@site_option
+@progress_option
+@json_option
+def fsck(site: Path, progress: bool, as_json: bool) -> None:
+    """Hash everything the site holds again and name what is not as it was verified."""
+    from airpack.ops.maintain import fsck as run
+    from airpack.ops.site import Site
+
+    result = run(Site.open(site), reporter=output.reporter(as_json=as_json, progress=progress))
+    output.show(
+        result.document(), output.table((check.name, "ok", check.detail) for check in result.checks), as_json=as_json
+    )
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@site_option
+@json_option
+def gc(dry_run: bool, site: Path, as_json: bool) -> None:
+    """Remove releases beyond retention, blobs that nothing claims, and imports that were given up."""
+    from airpack.ops.maintain import gc as run
+    from airpack.ops.site import Site
+
+    result = run(Site.open(site), dry_run=dry_run)
+    verb = "would remove" if dry_run else "removed"
+    lines = [
+        f"{verb} {len(result.releases)} releases, {len(result.generations)} generations,",
+        f"  {result.blobs} blobs ({output.size(result.bytes)}), {result.quarantines} quarantines",
+        *result.releases,
+    ]
+    output.show(result.document(), lines, as_json=as_json)
+
+
+@click.group()
+def evidence() -> None:
+    """The site's signed account of every decision."""
+
+
+@evidence.command("export")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="The file to write (ZIP).")
+@click.option("--since", type=click.IntRange(min=0), default=0, help="First record to carry; 0 for all.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@site_option
+@json_option
+def evidence_export(out: Path, since: int, force: bool, site: Path, as_json: bool) -> None:
+    """Write records, proofs, checkpoint and receipts as one signed ZIP for the auditor."""
+    from airpack.ops.evidence import export_evidence
+    from airpack.ops.site import Site
+
+    result = export_evidence(Site.open(site), out, since=since, replace=force)
+    document = {
+        "file": str(result.path),
+        "export": result.number,
+        "records": result.records,
+        "first": result.first,
+        "size": result.size,
+        "checkpoint": result.checkpoint,
+        "digest": str(result.digest),
+    }
+    lines = [
+        f"exported   {result.records} records to {result.path}",
+        f"digest     {result.digest}",
+        "checkpoint",
+        *(f"  {line}" for line in result.checkpoint.splitlines()),
+    ]
+    output.show(document, lines, as_json=as_json)
+
+
+COMMANDS = (site, import_, list_, show, status, activate, rollback, fsck, gc, evidence)

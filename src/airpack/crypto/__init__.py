@@ -1,0 +1,1 @@
+"""The only home of cryptography, securesystemslib and tuf: keys, signatures, the TUF channel."""

@@ -1,0 +1,1 @@
+"""Records, the Merkle log they stand in, signed checkpoints, the export and its audit."""

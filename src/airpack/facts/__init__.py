@@ -1,0 +1,1 @@
+"""What model files, runtime files and hosts say about themselves."""

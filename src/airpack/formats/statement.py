@@ -1,0 +1,233 @@
+"""in-toto Statements v1 and the predicates that airpack writes. Plain canonical JSON.
+
+    {"_type": "https://in-toto.io/Statement/v1",
+     "subject": [{"name": "encoder@1.2.0", "digest": {"sha256": HEX}}],
+     "predicateType": URI, "predicate": {...}}
+
+The in-toto-attestation protobufs are not used to write: they turn integers into floats and know SLSA's verification
+summary in another shape than its specification. Tests read our statements with them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, Self
+
+from airpack.formats.canonical import emit as emit_canonical
+from airpack.formats.canonical import parse_canonical
+from airpack.formats.fields import Fields
+from airpack.formats.times import emit_time
+from airpack.types import Digest
+
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+
+PREDICATE_RELEASE: Final = "https://airpack.dev/release/v1"
+PREDICATE_PROVENANCE: Final = "https://slsa.dev/provenance/v1"
+PREDICATE_COSIGN: Final = "https://sigstore.dev/cosign/sign/v1"
+PREDICATE_VSA: Final = "https://slsa.dev/verification_summary/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Says one thing about one subject: in-toto attestation framework v1, statement.md.
+
+    Attributes:
+        name: The subject's name, for people: `PRODUCT@VERSION`.
+        digest: The subject's digest, which alone identifies it.
+        predicate_type: URI that says how to read `predicate`.
+        predicate: A JSON object without floats.
+    """
+
+    name: str
+    digest: Digest
+    predicate_type: str
+    predicate: Mapping[str, Any]
+
+    def emit(self) -> bytes:
+        """Return the canonical JSON that is signed."""
+        return emit_canonical(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": [{"name": self.name, "digest": {"sha256": self.digest.hex}}],
+                "predicateType": self.predicate_type,
+                "predicate": dict(self.predicate),
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a statement. Call it with bytes that a signature check has returned, and with no others.
+
+        Raises:
+            IntegrityError: Not canonical JSON, `_type` is another (in-toto links share the payload type), not exactly
+                one subject, not exactly one SHA-256 digest, an unknown field.
+        """
+        fields = Fields(parse_canonical(data, what="statement"), what="statement")
+        fields.text("_type", choices=(STATEMENT_TYPE,))
+        subjects = fields.tables("subject", most=1)
+        predicate_type = fields.text("predicateType")
+        predicate = fields.mapping("predicate")
+        fields.done()
+        if not subjects:
+            raise fields.fail("'subject' is empty; exactly one is expected")
+        if not predicate_type:
+            raise fields.fail("'predicateType' is empty")
+        name, digest = _subject(subjects[0])
+        return cls(name, digest, predicate_type, predicate)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasePredicate:
+    """The predicate of `https://airpack.dev/release/v1`: these keys release the subject (docs/spec/trust.md).
+
+    Attributes:
+        product: Product name.
+        version: Version name.
+        sequence: Position in the product's history, from 1; sites hold a floor of it.
+        channel: The channel it is released on, so that a signature for one channel is none for another.
+        compat: Digest of the compatibility document.
+    """
+
+    product: str
+    version: str
+    sequence: int
+    channel: str
+    compat: Digest
+
+    def emit(self) -> dict[str, Any]:
+        """Return the predicate as a JSON value."""
+        return {
+            "product": self.product,
+            "version": self.version,
+            "sequence": self.sequence,
+            "channel": self.channel,
+            "compat": self.compat.value,
+        }
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Read the predicate of a verified statement.
+
+        Raises:
+            IntegrityError: A field is missing, unknown, empty or of another type, or `sequence` is below 1.
+        """
+        fields = Fields(value, what="release predicate")
+        found = cls(
+            product=fields.text("product"),
+            version=fields.text("version"),
+            sequence=fields.integer("sequence", low=1),
+            channel=fields.text("channel"),
+            compat=fields.digest("compat"),
+        )
+        fields.done()
+        for key, text in (("product", found.product), ("version", found.version), ("channel", found.channel)):
+            if not text:
+                raise fields.fail(f"'{key}' is empty")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that a predicate points to: in-toto ResourceDescriptor v1 with a SHA-256 digest.
+
+    Attributes:
+        digest: Its digest.
+        name: Its name there; empty for none.
+        uri: Where it came from; empty for none.
+    """
+
+    digest: Digest
+    name: str = ""
+    uri: str = ""
+
+    def emit(self) -> dict[str, Any]:
+        """Return the descriptor as a JSON value."""
+        value: dict[str, Any] = {"digest": {"sha256": self.digest.hex}}
+        if self.name:
+            value["name"] = self.name
+        if self.uri:
+            value["uri"] = self.uri
+        return value
+
+
+def provenance(
+    *,
+    build_type: str,
+    external_parameters: Mapping[str, Any],
+    resolved_dependencies: Sequence[Resource],
+    builder_id: str,
+    builder_version: str,
+    started: datetime,
+    finished: datetime,
+) -> dict[str, Any]:
+    """Return a SLSA provenance predicate (slsa.dev/spec/v1.0/provenance): what went in, by what, how.
+
+    Args:
+        build_type: URI that says how to read `external_parameters`.
+        external_parameters: What the caller of the build chose; JSON without floats.
+        resolved_dependencies: All that went in.
+        builder_id: URI of who built, as far as the reader's trust goes.
+        builder_version: Version of airpack.
+        started: When the build began.
+        finished: When it ended.
+    """
+    return {
+        "buildDefinition": {
+            "buildType": build_type,
+            "externalParameters": dict(external_parameters),
+            "resolvedDependencies": [item.emit() for item in resolved_dependencies],
+        },
+        "runDetails": {
+            "builder": {"id": builder_id, "version": {"airpack": builder_version}},
+            "metadata": {"startedOn": emit_time(started), "finishedOn": emit_time(finished)},
+        },
+    }
+
+
+def vsa(
+    *,
+    verifier_id: str,
+    verifier_version: str,
+    time_verified: datetime,
+    resource_uri: str,
+    policy: Resource,
+    result: Literal["PASSED", "FAILED"],
+    input_attestations: Sequence[Resource],
+    verified_levels: Sequence[str],
+) -> dict[str, Any]:
+    """Return a SLSA verification summary predicate (slsa.dev/spec/v1.0/verification_summary): an import decision.
+
+    Args:
+        verifier_id: URI of who decided: the site.
+        verifier_version: Version of airpack.
+        time_verified: When.
+        resource_uri: Of the release.
+        policy: The policy decided by; its `uri` is required by the specification.
+        result: The decision.
+        input_attestations: The bundles that were looked at; each needs a `uri`.
+        verified_levels: SLSA levels or own properties that hold.
+
+    Raises:
+        ValueError: The policy or an input has no `uri` (a caller's bug).
+    """
+    if not all(item.uri for item in (policy, *input_attestations)):
+        raise ValueError("a verification summary names its policy and inputs by URI")
+    return {
+        "verifier": {"id": verifier_id, "version": {"airpack": verifier_version}},
+        "timeVerified": emit_time(time_verified),
+        "resourceUri": resource_uri,
+        "policy": policy.emit(),
+        "inputAttestations": [item.emit() for item in input_attestations],
+        "verificationResult": result,
+        "verifiedLevels": list(verified_levels),
+        "slsaVersion": "1.0",
+    }
+
+
+def _subject(fields: Fields) -> tuple[str, Digest]:
+    name = fields.text("name")
+    digests = fields.table("digest")
+    digest = Digest(f"sha256:{digests.text('sha256')}")
+    digests.done()
+    fields.done()
+    return name, digest

@@ -1,0 +1,47 @@
+"""The only home of durable file operations. Every step that must survive a power cut goes through here.
+
+The order that holds (measured in docs/reliability.md): write a temporary name in the same folder, fsync the file, check
+close, rename, fsync the folder. An fsync that failed is never retried on the same descriptor: the file is dropped.
+"""
+
+from airpack.fsops.files import (
+    NewFile,
+    append_durable,
+    copy_in,
+    free_bytes,
+    link_durable,
+    make_dir,
+    open_regular,
+    publish,
+    read_regular,
+    read_start,
+    remove_file,
+    remove_tree,
+    rename_durable,
+    swap_link,
+    sync_dir,
+    sync_file,
+    write_durable,
+)
+from airpack.fsops.locks import Lock
+
+__all__ = [
+    "Lock",
+    "NewFile",
+    "append_durable",
+    "copy_in",
+    "free_bytes",
+    "link_durable",
+    "make_dir",
+    "open_regular",
+    "publish",
+    "read_regular",
+    "read_start",
+    "remove_file",
+    "remove_tree",
+    "rename_durable",
+    "swap_link",
+    "sync_dir",
+    "sync_file",
+    "write_durable",
+]

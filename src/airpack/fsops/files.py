@@ -1,0 +1,324 @@
+"""Durable writes, bounded reads of regular files, links and folders. Errors of the system become `StorageError`."""
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from airpack.errors import IntegrityError, NotFoundError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def _translated(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space and run the same command again" if error.errno in _FULL else ""
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot {what} {path}: {reason}", hint=hint, path=str(path)) from error
+
+
+def sync_dir(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    with _translated("sync folder", folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file that somebody else wrote durable."""
+    with _translated("sync", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_dir(folder: Path, mode: int = 0o755) -> None:
+    """Create `folder` and its missing parents durably; nothing happens when it exists."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_dir(folder.parent)
+    with _translated("create folder", folder):
+        try:
+            folder.mkdir(mode=mode)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        folder.chmod(mode)
+    sync_dir(folder.parent)
+
+
+class NewFile:
+    """A file that appears under its name only once all of it is durable.
+
+    Used as a context manager: leaving it without `commit` (or by an exception) removes the temporary file.
+
+    Args:
+        path: The final name. Its folder must exist; the temporary name lies beside it.
+        mode: Permission bits of the final file.
+        replace: Whether an existing file may be replaced.
+    """
+
+    def __init__(self, path: Path, *, mode: int = 0o644, replace: bool = True) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._mode = mode
+        self._replace = replace
+        self._committed = False
+        with _translated("create", path):
+            self._descriptor = os.open(
+                self._temporary,
+                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o600,
+            )
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        with _translated("write", self.path):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+    def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write `data` at `offset` bytes from the start."""
+        with _translated("write", self.path):
+            view = memoryview(data)
+            while view:
+                done = os.pwrite(self._descriptor, view, offset)
+                view, offset = view[done:], offset + done
+
+    def seek(self, offset: int) -> None:
+        """Continue `write` at `offset` bytes from the start."""
+        with _translated("seek in", self.path):
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+
+    def reserve(self, size: int) -> None:
+        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way.
+
+        File systems that cannot reserve are left to fail at the write.
+        """
+        if size == 0:
+            return
+        try:
+            os.posix_fallocate(self._descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                with _translated("reserve space for", self.path):
+                    raise
+
+    def park(self) -> None:
+        """Sync and close the temporary file until `resume`, so that thousands can wait for their commit at once."""
+        with _translated("write", self.path):
+            os.fsync(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def resume(self) -> None:
+        """Open a parked file again; `write` continues at its start."""
+        with _translated("open again", self.path):
+            self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def commit(self, *, sync_folder: bool = True) -> None:
+        """fsync, close, rename to the final name, fsync the folder.
+
+        Args:
+            sync_folder: False where the caller syncs the folder once, after many files.
+
+        Raises:
+            StorageError: Any step failed, or the name exists and `replace` is false.
+        """
+        with _translated("write", self.path):
+            os.fchmod(self._descriptor, self._mode)
+            os.fsync(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+            if self._replace:
+                os.rename(self._temporary, self.path)
+            else:
+                os.link(self._temporary, self.path)
+                os.unlink(self._temporary)
+        self._committed = True
+        if sync_folder:
+            sync_dir(self.path.parent)
+
+    def discard(self) -> None:
+        """Close and remove what was not committed; nothing happens after `commit`."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if not self._committed:
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+    """Write `data` to `path` so that after return a power cut leaves either all of it or, before, the old file.
+
+    Raises:
+        StorageError: Disk full, I/O error, or the name exists and `replace` is false.
+    """
+    with NewFile(path, mode=mode, replace=replace) as new:
+        new.write(data)
+        new.commit()
+
+
+def append_durable(path: Path, data: bytes, *, at: int, mode: int = 0o644) -> None:
+    """Append `data` to `path` durably, at `at` bytes, dropping whatever an earlier crash left beyond.
+
+    Raises:
+        StorageError: Disk full or I/O error.
+    """
+    fresh = not path.exists()
+    with _translated("append to", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            os.ftruncate(descriptor, at)
+            view, offset = memoryview(data), at
+            while view:
+                done = os.pwrite(descriptor, view, offset)
+                view, offset = view[done:], offset + done
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if fresh:
+        sync_dir(path.parent)
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading and return its descriptor; links, devices and pipes are refused.
+
+    Raises:
+        NotFoundError: There is no such file.
+        IntegrityError: It is a link, a folder, a device or a pipe.
+        StorageError: It cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no file {path}", path=str(path)) from error
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            raise IntegrityError(
+                f"{path} is not a regular file; links, devices and pipes are never followed", path=str(path)
+            ) from error
+        raise StorageError(f"cannot open {path}: {error.strerror}", path=str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IntegrityError(
+            f"{path} is not a regular file; links, devices and pipes are never followed", path=str(path)
+        )
+    return descriptor
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return all bytes of the regular file `path`, at most `limit`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        IntegrityError: Not a regular file, or longer than `limit` bytes.
+        StorageError: It cannot be read.
+    """
+    descriptor = open_regular(path)
+    with _translated("read", path), os.fdopen(descriptor, "rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise IntegrityError(f"{path} is longer than the {limit} bytes that are read", path=str(path))
+    return data
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Return the first `count` bytes of the regular file `path`, fewer when it is shorter.
+
+    Raises:
+        NotFoundError: There is no such file.
+        IntegrityError: Not a regular file.
+        StorageError: It cannot be read.
+    """
+    descriptor = open_regular(path)
+    with _translated("read", path), os.fdopen(descriptor, "rb") as stream:
+        return stream.read(count)
+
+
+def rename_durable(source: Path, target: Path) -> None:
+    """Rename `source` to `target` (same file system) and make both folders durable."""
+    with _translated("rename to", target):
+        os.rename(source, target)
+    sync_dir(target.parent)
+    if source.parent != target.parent:
+        sync_dir(source.parent)
+
+
+def publish(source: Path, target: Path, *, mode: int) -> None:
+    """Give a file that is already synced its final name and mode; the caller syncs the folder afterwards."""
+    with _translated("publish", target):
+        source.chmod(mode)
+        os.rename(source, target)
+
+
+def link_durable(source: Path, target: Path) -> None:
+    """Hard-link `source` as `target`; the caller syncs the folder once all links stand."""
+    with _translated("link", target):
+        os.link(source, target)
+
+
+def copy_in(source: Path, target: Path, *, mode: int) -> None:
+    """Copy `source` to the new file `target` with `mode`, synced; the caller syncs the folder."""
+    with _translated("copy to", target), source.open("rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+        writer.flush()
+        os.fchmod(writer.fileno(), mode)
+        os.fsync(writer.fileno())
+
+
+def swap_link(link: Path, target: str) -> None:
+    """Point the symbolic link `link` to `target` in one atomic step, durably."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.part")
+    with _translated("switch", link):
+        temporary.unlink(missing_ok=True)
+        os.symlink(target, temporary)
+        os.rename(temporary, link)
+    sync_dir(link.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove `path` durably; nothing happens when it is not there."""
+    with _translated("remove", path):
+        path.unlink(missing_ok=True)
+    sync_dir(path.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove `folder` with everything in it, read-only parts too; links are removed, never followed."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    with _translated("remove", folder):
+        for parent, _, _ in os.walk(folder):
+            os.chmod(parent, 0o700)
+        shutil.rmtree(folder)
+    sync_dir(folder.parent)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that this user can still write on the file system of `folder`."""
+    with _translated("look at free space of", folder):
+        return shutil.disk_usage(folder).free

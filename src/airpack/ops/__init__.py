@@ -1,0 +1,1 @@
+"""One use case each: the public Python API."""

@@ -1,0 +1,347 @@
+"""Import: from a package on a medium to a release in the store. The medium is read once and never written.
+
+The order of admission stands in policy.admission. Whatever is refused, is refused with a record in the log and nothing
+visible changed. From the intent on:
+
+    volumes → quarantine (each chunk hashed before it is decoded, each file hashed and synced)
+            → facts read again from the quarantined bytes
+            → store (rename, folder synced) → one catalog transaction → receipt → result on record
+
+A kill anywhere leaves a quarantine; importing the same package again hashes what is there and reads only the rest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import airpack
+from airpack import fsops
+from airpack.catalog.catalog import ReleaseRow
+from airpack.crypto import signing
+from airpack.errors import AirpackError, RollbackError, StorageError
+from airpack.evidence.records import Event, Outcome, Subject, clip
+from airpack.facts.identify import HEAD, identify
+from airpack.formats.package import FileInfo
+from airpack.formats.release import Release
+from airpack.formats.statement import PREDICATE_VSA, Resource, Statement, vsa
+from airpack.formats.times import emit_time
+from airpack.fsops import NewFile
+from airpack.ops.host import check_host
+from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.ops.recover import exclusive, write_receipt
+from airpack.ops.site import Site
+from airpack.ops.trust import site_refresh
+from airpack.policy import lifecycle
+from airpack.policy.admission import Admitted, Steps, admit, check_formats, documents
+from airpack.store.blobs import hash_file
+from airpack.transport import reader
+from airpack.types import Digest, Reporter, Silent, State
+
+_SPARE_SHARE = 0.03  # of what is written, for the file system's own needs
+_SPARE = 16 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import came to.
+
+    Attributes:
+        row: The release as the site holds it; None after a dry run of a release that is not held.
+        name: `product@version`.
+        release: Its digest.
+        receipt: The receipt's file; None after a dry run.
+        repeated: Whether it was held already, so that nothing was written.
+        bytes_needed: Bytes that the import writes, or wrote.
+        ignored: Names on the medium that the package does not list.
+    """
+
+    row: ReleaseRow | None
+    name: str
+    release: Digest
+    receipt: Path | None
+    repeated: bool
+    bytes_needed: int
+    ignored: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON keys that scripts rely on."""
+        product, _, version = self.name.partition("@")
+        return {
+            "release": str(self.release),
+            "product": product,
+            "version": version,
+            "state": lifecycle.shown(self.row.state) if self.row else None,
+            "receipt": str(self.receipt) if self.receipt else None,
+            "repeated": self.repeated,
+            "bytes_needed": self.bytes_needed,
+            "ignored": list(self.ignored),
+        }
+
+
+def import_package(site: Site, path: Path, *, dry_run: bool = False, reporter: Reporter | None = None) -> Imported:
+    """Import the package at `path`.
+
+    Args:
+        site: The site.
+        path: The package's folder or its head file.
+        dry_run: Check steps 1 to 9 and say what would be written; nothing is changed or recorded.
+        reporter: Receives progress.
+
+    Raises:
+        NotFoundError: No head.
+        IntegrityError: Bytes are not what was signed.
+        TrustError: Signature, threshold, key or expiry.
+        PolicyError: Revoked, or it does not fit this host.
+        RollbackError: Older than what proved good here.
+        PartialError: Volumes are missing.
+        StorageError: The disk is short or fails, or the evidence log cannot append.
+        BusyError: Another airpack works on this site.
+    """
+    head = find_head(path)
+    with exclusive(site):
+        run = _Import(site, head, reporter or Silent(), dry_run=dry_run)
+        try:
+            admitted = run.admit()
+        except AirpackError as error:
+            run.refuse(error)
+            raise
+        return run.finish(admitted)
+
+
+class _Import:
+    """One import under way."""
+
+    def __init__(self, site: Site, head: Path, reporter: Reporter, *, dry_run: bool) -> None:
+        self._site, self._head, self._reporter, self._dry_run = site, head, reporter, dry_run
+        self._subject: list[Subject] = []
+        self._steps = Steps()
+        self._missing: list[Digest] = []
+        self._needed = 0
+        self._held: ReleaseRow | None = None
+
+    def admit(self) -> Admitted:
+        """Steps 1 to 9 of admission."""
+        data = read_head(self._head)
+        self._subject = [Subject(clip(self._head.name), Digest.of(data))]
+        refresh = site_refresh(self._site, keep=not self._dry_run)
+        admitted = admit(data, refresh=refresh, have=airpack.__version__, steps=self._steps)
+        self._subject.append(Subject(admitted.name, admitted.release.digest))
+        self._held = self._find_held(admitted)
+        with self._steps.step("sequence"):
+            self._check_sequence(admitted)
+        with self._steps.step("compatibility"):
+            check_host(admitted.release)
+        with self._steps.step("space"):
+            self._check_space(admitted)
+        if self._missing:
+            with self._steps.step("volumes"):
+                reader.check_volumes(admitted.manifest, self._head.parent)
+        return admitted
+
+    def _find_held(self, admitted: Admitted) -> ReleaseRow | None:
+        row = self._site.catalog.release(admitted.release.digest)
+        return row if row is not None and row.state is not State.SUPERSEDED else None
+
+    def _check_sequence(self, admitted: Admitted) -> None:
+        if self._held is not None:
+            return  # an import repeated changes nothing, so the floor has nothing to say
+        manifest, sequence = admitted.manifest, admitted.predicate.sequence
+        floor = self._site.catalog.floor(manifest.product)
+        lifecycle.check_floor(manifest.product, manifest.version, sequence, floor, known=False)
+        for row in self._site.catalog.releases(manifest.product):
+            same_name = row.version == manifest.version or row.sequence == sequence
+            if same_name and row.digest != admitted.release.digest:
+                raise RollbackError(
+                    f"{admitted.name} (number {sequence}) contradicts {row.name} (number {row.sequence}), "
+                    "which this site holds with another digest",
+                    hint="ask the build side why it released two things under one name",
+                )
+
+    def _check_space(self, admitted: Admitted) -> None:
+        sizes = {file.digest: file.size for file in admitted.release.files}
+        self._missing = self._site.store.missing(sizes.items())
+        self._needed = sum(sizes[digest] for digest in self._missing)
+        copies = sum(file.size for file in admitted.release.files if file.executable) if self._missing else 0
+        wanted = self._needed + copies + int(_SPARE_SHARE * self._needed) + (_SPARE if self._missing else 0)
+        have = fsops.free_bytes(self._site.root) + _size_of(self._quarantine(admitted))
+        if wanted > have:
+            raise StorageError(
+                f"not enough space: {admitted.name} needs {wanted} bytes in {self._site.root}, {have} are free",
+                hint="airpack gc removes what is no longer kept",
+                needed=wanted,
+                free=have,
+            )
+
+    def refuse(self, error: AirpackError) -> None:
+        """Put a refusal on record; it changed nothing."""
+        error.document = {"checks": documents(self._steps.checks)}
+        if self._dry_run:
+            return
+        step = self._steps.checks[-1].name if self._steps.checks else "head"
+        self._site.log.note(
+            Event.IMPORT,
+            _outcome(error),
+            reason=error.code,
+            subject=self._subject or [],
+            data={"step": step, "head": clip(self._head.name), "message": clip(error.message)},
+        )
+
+    def finish(self, admitted: Admitted) -> Imported:
+        """Step 10 and what follows; or nothing, for a dry run or a release that is held already."""
+        ignored = tuple(unlisted(self._head, admitted.manifest))
+        if ignored:
+            self._reporter.note(f"{len(ignored)} files on the medium are not of this package and were not opened")
+        whole = self._held is not None and not self._missing
+        if whole or self._dry_run:
+            receipt = self._repeat(admitted, ignored) if whole and not self._dry_run else None
+            return Imported(self._held, admitted.name, admitted.release.digest, receipt, whole, self._needed, ignored)
+        corr = self._site.log.intent(
+            Event.IMPORT,
+            subject=self._subject,
+            data={"sequence": admitted.predicate.sequence, "bytes": self._needed, "ignored_files": len(ignored)},
+        )
+        try:
+            row = self._commit(admitted)
+        except AirpackError as error:
+            data = {"message": clip(error.message)}
+            self._site.log.result(corr, _outcome(error), reason=error.code, data=data)
+            raise
+        receipt = write_receipt(self._site, row)
+        self._site.log.result(corr, Outcome.DONE, subject=self._subject, data={"receipt": str(Digest.of(row.receipt))})
+        return Imported(row, admitted.name, row.digest, receipt, False, self._needed, ignored)
+
+    def _repeat(self, admitted: Admitted, ignored: tuple[str, ...]) -> Path:
+        assert self._held is not None
+        for data in admitted.small.values():
+            self._site.store.put(data)
+        self._site.log.note(
+            Event.IMPORT, Outcome.DONE, subject=self._subject, data={"repeated": True, "ignored_files": len(ignored)}
+        )
+        return write_receipt(self._site, self._held)
+
+    def _commit(self, admitted: Admitted) -> ReleaseRow:
+        quarantine = self._quarantine(admitted)
+        fsops.make_dir(quarantine, 0o700)
+        wanted = set(self._missing)
+        there = _verified(quarantine, wanted, {file.digest: file.size for file in admitted.manifest.files})
+        reader.unpack(
+            admitted.manifest,
+            admitted.manifest_digest,
+            self._head.parent,
+            wanted=wanted - there,
+            sink=_Quarantine(quarantine),
+            reporter=self._reporter,
+        )
+        fsops.sync_dir(quarantine)
+        self._check_facts(admitted.release, quarantine)
+        self._site.store.adopt((digest, quarantine / digest.hex) for digest in self._missing)
+        for data in admitted.small.values():
+            self._site.store.put(data)
+        row = self._row(admitted)
+        self._site.catalog.add_release(row, _sizes(admitted))
+        fsops.remove_tree(quarantine)
+        return row
+
+    def _check_facts(self, release: Release, quarantine: Path) -> None:
+        """Read the formats again, from the bytes that will be used, and hold them against the signed ones."""
+        digests = {file.path: file.digest for file in release.files}
+        formats = {}
+        for file in release.compat.files:
+            digest = digests[file.path]
+            path = quarantine / digest.hex
+            source = path if path.exists() else self._site.store.path(digest)
+            formats[file.path] = identify(file.path, fsops.read_start(source, HEAD), file.size).name
+        check_formats(release.compat, formats)
+
+    def _row(self, admitted: Admitted) -> ReleaseRow:
+        now = self._site.now()
+        held = self._held
+        return ReleaseRow(
+            digest=admitted.release.digest,
+            product=admitted.manifest.product,
+            version=admitted.manifest.version,
+            sequence=admitted.predicate.sequence,
+            state=held.state if held else State.IMPORTED,
+            proven=held.proven if held else False,
+            tries=held.tries if held else 0,
+            imported=emit_time(now),
+            receipt=_receipt(self._site, admitted),
+        )
+
+    def _quarantine(self, admitted: Admitted) -> Path:
+        return self._site.root / "ingest" / admitted.manifest_digest.hex[:32]
+
+
+class _Quarantine:
+    """Writes files under their digest into the quarantine; each is synced before it has its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, file: FileInfo) -> "_QuarantineFile":
+        """Start one file."""
+        return _QuarantineFile(self._folder / file.digest.hex, file.size)
+
+
+class _QuarantineFile:
+    """One file of the quarantine."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = NewFile(path, mode=0o400)
+        self._file.reserve(size)
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes."""
+        self._file.write(data)
+
+    def commit(self) -> None:
+        """Keep the file: its digest was right."""
+        self._file.commit(sync_folder=False)
+
+    def abort(self) -> None:
+        """Drop the file."""
+        self._file.discard()
+
+
+def _outcome(error: AirpackError) -> Outcome:
+    return Outcome.FAILED if isinstance(error, StorageError) else Outcome.REFUSED
+
+
+def _verified(quarantine: Path, wanted: set[Digest], sizes: Mapping[Digest, int]) -> set[Digest]:
+    """Return what an earlier, interrupted import left whole; it is hashed again, and all else is dropped."""
+    names = {digest.hex: digest for digest in wanted}
+    there = set()
+    for path in quarantine.iterdir():
+        digest = names.get(path.name)
+        if digest is not None and hash_file(path) == (digest, sizes[digest]):
+            there.add(digest)
+        else:
+            fsops.remove_file(path)
+    return there
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _sizes(admitted: Admitted) -> dict[Digest, int]:
+    small = {digest: len(data) for digest, data in admitted.small.items()}
+    return small | {file.digest: file.size for file in admitted.manifest.files}
+
+
+def _receipt(site: Site, admitted: Admitted) -> bytes:
+    """Return the signed account of the import: a SLSA verification summary by the site's key."""
+    bundles = [digest for digest in admitted.small if digest not in admitted.release.small]
+    predicate = vsa(
+        verifier_id=f"https://airpack.dev/site/{site.site_id}",
+        verifier_version=airpack.__version__,
+        time_verified=site.now(),
+        resource_uri=f"airpack:{admitted.policy.channel}/{admitted.name}",
+        policy=Resource(admitted.policy_digest, uri="policy.json"),
+        result="PASSED",
+        input_attestations=[Resource(digest, uri=f"airpack:blob/{digest.hex}") for digest in sorted(bundles)],
+        verified_levels=["SLSA_BUILD_LEVEL_1"],
+    )
+    statement = Statement(admitted.name, admitted.release.digest, PREDICATE_VSA, predicate)
+    return signing.sign_statement(site.key, statement)

@@ -1,0 +1,170 @@
+"""What a pack spec names, found on disk: files to pack, opened only when they are read."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from airpack import fsops
+from airpack.errors import IncompatibleError, InputError
+from airpack.facts.golden import check_golden
+from airpack.facts.identify import HEAD, identify
+from airpack.facts.wheel import Wheel, read_wheels
+from airpack.formats.compat import CompatWheel
+from airpack.formats.names import check_paths
+from airpack.formats.packspec import ModelSpec, PackSpec, RuntimeSpec
+from airpack.formats.release import ModelPart, PackedFile, RuntimePart
+from airpack.types import Digest, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of the release before it is packed.
+
+    Attributes:
+        spec: What the pack spec says of it.
+        sources: Its files, sorted by path.
+        formats: Format by content of each file, for models.
+        wheel: The wheel that the files come from, for runtimes of that kind.
+    """
+
+    spec: ModelSpec | RuntimeSpec
+    sources: tuple[Source, ...]
+    formats: tuple[str, ...] = ()
+    wheel: Wheel | None = None
+
+
+@dataclass(slots=True)
+class Inputs:
+    """Everything that goes into one release.
+
+    Attributes:
+        components: Models and runtimes, a runtime of wheels being one component per wheel.
+        golden: The golden arrays, None without a probe that compares.
+    """
+
+    components: list[Component] = field(default_factory=list)
+    golden: Source | None = None
+
+    @property
+    def sources(self) -> list[Source]:
+        """All files in the order of the stream."""
+        files = [source for component in self.components for source in component.sources]
+        return files if self.golden is None else [*files, self.golden]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files; equal ones are counted each time."""
+        return sum(source.size for source in self.sources)
+
+    def parts(self, digests: list[Digest]) -> tuple[list[ModelPart], list[RuntimePart], PackedFile | None]:
+        """Return the parts of the release, given the digest of each file in the order of `sources`."""
+        packed = iter(zip(self.sources, digests, strict=True))
+        models: list[ModelPart] = []
+        runtimes: list[RuntimePart] = []
+        for component in self.components:
+            files = tuple(_packed(component, packed))
+            if isinstance(component.spec, ModelSpec):
+                models.append(ModelPart(component.spec.name, files, component.spec.license))
+            else:
+                spec, wheel = component.spec, component.wheel
+                compat = CompatWheel(wheel.name, wheel.version, wheel.tags) if wheel else None
+                runtimes.append(RuntimePart(spec.name, spec.kind, spec.platform, files, compat))
+        golden = next((PackedFile(source.path, digest, source.size) for source, digest in packed), None)
+        return models, runtimes, golden
+
+
+def _packed(component: Component, packed: Iterator[tuple[Source, Digest]]) -> Iterator[PackedFile]:
+    formats = component.formats or ("",) * len(component.sources)
+    for (source, digest), name in zip((next(packed) for _ in component.sources), formats, strict=True):
+        yield PackedFile(source.path, digest, source.size, source.executable, name)
+
+
+def gather(spec: PackSpec, base: Path, stack: ExitStack) -> Inputs:
+    """Find everything that `spec` names.
+
+    Args:
+        spec: The pack spec.
+        base: The folder that its paths are relative to.
+        stack: Closes what stays open until the files are packed (wheels).
+
+    Raises:
+        InputError: A path is missing, or holds what cannot be packed.
+        IncompatibleError: A model file is of a format that runs code when it is loaded.
+        IntegrityError: A wheel is not what its RECORD says.
+    """
+    inputs = Inputs()
+    for model in spec.models:
+        sources = _collect(base / model.path, f"model {model.name!r}", modes=False)
+        inputs.components.append(Component(model, sources, tuple(_format(source) for source in sources)))
+    for runtime in spec.runtimes:
+        inputs.components += _runtime(runtime, base, stack)
+    if spec.probe is not None and spec.probe.golden:
+        path = base / spec.probe.golden
+        check_golden(path)
+        inputs.golden = _source(path, "golden.npz", modes=False)
+    return inputs
+
+
+def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]:
+    folder = base / spec.path
+    if spec.kind != "wheels":
+        return [Component(spec, _collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web"))]
+    if not folder.is_dir():
+        raise InputError(f"runtime {spec.name!r}: no folder {folder}", hint="pip download -d puts wheels into a folder")
+    wheels = read_wheels(folder)
+    for wheel in wheels:
+        stack.callback(wheel.close)
+    return [Component(spec, wheel.sources, wheel=wheel) for wheel in wheels]
+
+
+def _collect(path: Path, what: str, *, modes: bool) -> tuple[Source, ...]:
+    """Return the file at `path`, or all files below the folder at `path`, sorted."""
+    if path.is_dir():
+        found = [_source(file, file.relative_to(path).as_posix(), modes=modes) for file in sorted(_walk(path))]
+    else:
+        found = [_source(path, path.name, modes=modes)]
+    if not found:
+        raise InputError(f"{what}: {path} holds no files")
+    check_paths([source.path for source in found], error=InputError)
+    return tuple(found)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        for name in files + [name for name in folders if Path(parent, name).is_symlink()]:
+            yield Path(parent, name)
+
+
+def _source(path: Path, name: str, *, modes: bool) -> Source:
+    try:
+        status = path.lstat()
+    except FileNotFoundError as error:
+        raise InputError(f"no file or folder {path}", path=str(path)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(
+            f"{path} is not a regular file; links and devices are not packed",
+            hint="`cp -rL` copies a folder with its links resolved",
+        )
+    executable = modes and bool(status.st_mode & 0o111)
+    return Source(name, status.st_size, partial(_open, path), executable)
+
+
+def _open(path: Path) -> BinaryIO:
+    return os.fdopen(fsops.open_regular(path), "rb", buffering=0)
+
+
+def _format(source: Source) -> str:
+    with source.open() as stream:
+        head = stream.read(HEAD)
+    fact = identify(source.path, head, source.size)
+    if fact.unsafe or fact.reason:
+        raise IncompatibleError(
+            f"{source.path} is {fact.name} by its bytes: {fact.reason}",
+            hint="convert it to safetensors, GGUF or ONNX",
+        )
+    return fact.name

@@ -1,0 +1,135 @@
+"""Inspect: what a head says is in the package, without keys and without bulk data. Nothing here is verified."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airpack.errors import IntegrityError
+from airpack.formats import bundle, dsse, head
+from airpack.formats.head import Head
+from airpack.formats.package import PackageManifest
+from airpack.formats.release import Release, read_release
+from airpack.formats.statement import Statement
+from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.types import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A signed statement that the head carries; its signature is not checked here.
+
+    Attributes:
+        predicate_type: What kind of statement it says it is.
+        about: Digest of its subject.
+        key_hint: What it says of its key: base64 of the SHA-256 of the public key's DER.
+    """
+
+    predicate_type: str
+    about: Digest
+    key_hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a head says. Unverified: `airpack verify` checks it.
+
+    Attributes:
+        head: The head file.
+        digest: SHA-256 of the head file, to compare or read aloud.
+        manifest: The package manifest.
+        release: The release.
+        claims: The attestations it carries.
+        present: Names of listed volumes that lie beside the head.
+        ignored: Names beside the head that it does not list.
+    """
+
+    head: Path
+    digest: Digest
+    manifest: PackageManifest
+    release: Release
+    claims: tuple[Claim, ...]
+    present: frozenset[str]
+    ignored: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON view."""
+        return {
+            "verified": False,
+            "head": str(self.head),
+            "head_digest": str(self.digest),
+            "release": str(self.release.digest),
+            "product": self.manifest.product,
+            "version": self.manifest.version,
+            "needs_airpack": self.manifest.needs_airpack,
+            "bytes_raw": self.manifest.total,
+            "files": [
+                {
+                    "path": file.path,
+                    "size": file.size,
+                    "digest": str(file.digest),
+                    "media_type": file.media_type,
+                    "component": file.component,
+                    "license": file.license,
+                    "executable": file.executable,
+                }
+                for file in self.release.files
+            ],
+            "volumes": [
+                {
+                    "name": volume.name,
+                    "size": volume.size,
+                    "table": str(volume.table),
+                    "present": volume.name in self.present,
+                }
+                for volume in self.manifest.volumes
+            ],
+            "claims": [
+                {"predicate_type": claim.predicate_type, "about": str(claim.about), "key_hint": claim.key_hint}
+                for claim in self.claims
+            ],
+            "ignored": list(self.ignored),
+        }
+
+
+def inspect_package(path: Path) -> Inspection:
+    """Read the head at `path`, or the only one in the folder `path`.
+
+    Raises:
+        NotFoundError: No head.
+        IntegrityError: The head is damaged, or contradicts itself.
+    """
+    file = find_head(path)
+    data = read_head(file)
+    parsed = head.parse(data)
+    manifest = PackageManifest.parse(dsse.parse(parsed.package, "package envelope").payload)
+
+    def blob(digest: Digest) -> bytes:
+        if digest not in parsed.blobs:
+            raise IntegrityError(f"the head lacks blob {digest}")
+        return parsed.blobs[digest]
+
+    release = read_release(blob(manifest.release), blob)
+    beside = {volume.name for volume in manifest.volumes if (file.parent / volume.name).is_file()}
+    return Inspection(
+        head=file,
+        digest=Digest.of(data),
+        manifest=manifest,
+        release=release,
+        claims=tuple(_claims(parsed)),
+        present=frozenset(beside),
+        ignored=tuple(unlisted(file, manifest)),
+    )
+
+
+def _claims(parsed: Head) -> list[Claim]:
+    claims = []
+    for data in parsed.blobs.values():
+        if not bundle.is_referrer(data):
+            continue
+        content = parsed.blobs.get(bundle.parse_referrer(data)[1].digest)
+        if content is None:
+            raise IntegrityError("the head lacks a bundle that one of its referrers names")
+        envelope, hint = bundle.parse(content)
+        statement = Statement.parse(envelope.payload)
+        claims.append(Claim(statement.predicate_type, statement.digest, hint))
+    return sorted(claims, key=lambda claim: claim.predicate_type)

@@ -1,0 +1,58 @@
+"""What lies on a medium: which file is the head, and which files nobody listed."""
+
+import os
+from pathlib import Path
+
+from airpack import fsops
+from airpack.errors import InputError, NotFoundError, StorageError
+from airpack.formats.head import SUFFIX
+from airpack.formats.package import PackageManifest
+from airpack.types import Limits
+
+
+def find_head(path: Path) -> Path:
+    """Return the head file that `path` names, or the only one in the folder that `path` names.
+
+    Raises:
+        NotFoundError: No such path, or no head in the folder.
+        InputError: Several heads in the folder.
+        StorageError: The folder cannot be read.
+    """
+    if not path.is_dir():
+        if not os.path.lexists(path):
+            raise NotFoundError(f"no file or folder {path}", path=str(path))
+        return path.absolute()
+    heads = [name for name in _names(path) if name.endswith(SUFFIX)]
+    if not heads:
+        raise NotFoundError(
+            f"no head in {path}: no file there ends in {SUFFIX}",
+            hint="name the folder that holds the package, or bring its head file",
+            path=str(path),
+        )
+    if len(heads) > 1:
+        raise InputError(f"{path} holds {len(heads)} heads: {', '.join(heads)}", hint="name one of these files")
+    return path.absolute() / heads[0]
+
+
+def read_head(path: Path) -> bytes:
+    """Return the bytes of the head at `path`, read once.
+
+    Raises:
+        NotFoundError: It is not there.
+        IntegrityError: It is no regular file, or longer than a head may be.
+        StorageError: It cannot be read.
+    """
+    return fsops.read_regular(path, Limits.HEAD)
+
+
+def unlisted(head: Path, manifest: PackageManifest) -> list[str]:
+    """Return the names beside the head that the package does not list. They are never opened."""
+    listed = {head.name, *(volume.name for volume in manifest.volumes)}
+    return [name for name in _names(head.parent) if name not in listed]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208, names only: nothing on a medium is opened unasked
+    except OSError as error:
+        raise StorageError(f"cannot read {folder}: {error.strerror}", path=str(folder)) from error

@@ -1,0 +1,102 @@
+"""Working on a site: its lock, and what an earlier crash left put right before anything else happens.
+
+The evidence log says what was begun, the catalog says what is true. Every intent without a result gets one; a trial
+that was cut short counts as a try; links are made to say what the catalog says. The quarantine of an interrupted import
+stays, so that importing the same package again goes on where it stopped.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from airpack import fsops
+from airpack.catalog.catalog import ReleaseRow
+from airpack.evidence.records import Event, Outcome, Record, Subject
+from airpack.ops.site import Site
+from airpack.policy import lifecycle
+from airpack.types import State
+
+
+@contextmanager
+def exclusive(site: Site) -> Iterator[None]:
+    """Hold the site's lock; recovery has run when the context is entered.
+
+    Raises:
+        BusyError: Another airpack works on this site.
+        IntegrityError: The evidence log does not hold; nothing is done then.
+        StorageError: The evidence log cannot append; nothing is done then.
+    """
+    with fsops.Lock(site.root / ".lock"):
+        _clear_temporary(site)
+        _settle_intents(site)
+        _settle_trials(site)
+        _settle_links(site)
+        yield
+
+
+def _clear_temporary(site: Site) -> None:
+    for path in (site.root / "generations").glob("*/.*.part"):
+        fsops.remove_tree(path)
+    for path in (site.root / "ingest").glob("trust-*"):
+        fsops.remove_tree(path)
+    kept = {site.tree(generation) for generation in site.catalog.generations()}
+    for path in (site.root / "generations").glob("*/*"):
+        if path not in kept:
+            fsops.remove_tree(path)
+    in_force = site.trust
+    for path in (site.root / "trust").iterdir():
+        if path.is_dir() and not path.is_symlink() and path != in_force:
+            fsops.remove_tree(path)
+
+
+def _settle_trials(site: Site) -> None:
+    for row in site.catalog.releases():
+        if row.state not in {State.TRIAL, State.PROBATION}:
+            continue
+        after = lifecycle.after_interruption(row.tries, proven=row.proven)
+        site.log.note(
+            Event.RECOVER,
+            Outcome.INTERRUPTED,
+            subject=[Subject(row.name, row.digest)],
+            data={"state": after.value, "tries_left": row.tries},
+        )
+        site.catalog.set_state(row.digest, after, proven=row.proven and after is State.KNOWN_GOOD)
+
+
+def _settle_intents(site: Site) -> None:
+    for intent in site.log.open_intents():
+        site.log.result(
+            intent.corr,
+            Outcome.DONE if _took_effect(site, intent) else Outcome.INTERRUPTED,
+            data={"recovered": True},
+        )
+
+
+def _took_effect(site: Site, intent: Record) -> bool:
+    """Return whether what was begun had become true before the crash."""
+    rows = [row for row in site.catalog.releases() if row.digest in {subject.digest for subject in intent.subject}]
+    if intent.event is Event.IMPORT:
+        for row in rows:
+            write_receipt(site, row)
+        return bool(rows)
+    if intent.event in {Event.ACTIVATE, Event.ROLLBACK}:
+        active = {row.product: site.catalog.active(row.product) for row in rows}
+        return any(
+            generation is not None and generation.release == row.digest and row.state is State.KNOWN_GOOD
+            for row in rows
+            for generation in [active[row.product]]
+        )
+    return False
+
+
+def write_receipt(site: Site, row: ReleaseRow) -> Path:
+    """Write the receipt that the catalog holds, where it is not there yet, and return its path."""
+    path = site.root / "evidence/receipts" / f"{row.digest.hex}.json"
+    if not path.exists():
+        fsops.write_durable(path, row.receipt)
+    return path
+
+
+def _settle_links(site: Site) -> None:
+    for product in site.catalog.products():
+        site.point(product)

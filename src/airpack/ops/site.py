@@ -1,0 +1,256 @@
+"""The site: the disconnected side's folder, its lock, and what is put right after a crash.
+
+site.toml  policy.toml  root.json             what it is, the operator's policy, the pinned root
+trust/current -> trust/<n>                    TUF state and the channel's documents, promoted as a whole
+store/blobs/sha256/ab/<hex>                   blobs, 0444
+ingest/<package>/                             quarantine of an import under way, 0700
+generations/<product>/<n>/                    materialised trees, read-only
+products/<product>/current -> generation      what runs
+probes/<product>.toml                         the operator's own probes
+evidence/                                     the log, the site's key, receipts
+catalog.db
+"""
+
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Self
+
+from airpack import fsops
+from airpack.catalog.catalog import Catalog, Generation
+from airpack.crypto.client import check_root
+from airpack.crypto.keys import PrivateKey, PublicKey
+from airpack.errors import InputError, IntegrityError, NotFoundError
+from airpack.evidence.checkpoint import open_checkpoint
+from airpack.evidence.log import EvidenceLog
+from airpack.evidence.records import Event, Outcome, Subject
+from airpack.formats.fields import Fields
+from airpack.formats.note import site_origin
+from airpack.store.blobs import BlobStore
+from airpack.types import Digest, Limits
+
+SCHEMA: Final = "airpack.site/1"
+_SITE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+_POLICY: Final = """\
+# The operator's policy of this site. Its digest goes on record with every decision that rests on it.
+
+# Activate releases that bring no probe of their own, without one in probes/ either.
+allow_no_probe = false
+
+# Run probes without namespaces where the machine offers none.
+allow_unisolated = false
+"""
+
+
+def utc_now() -> datetime:
+    """Return the machine's clock, UTC, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@dataclass(frozen=True, slots=True)
+class SitePolicy:
+    """`SITE/policy.toml`.
+
+    Attributes:
+        allow_no_probe: Activation without any probe is allowed.
+        allow_unisolated: Probes may run without namespaces where the machine offers none.
+        digest: Digest of the file's bytes.
+    """
+
+    allow_no_probe: bool
+    allow_unisolated: bool
+    digest: Digest
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the file.
+
+        Raises:
+            InputError: It is not TOML, or holds unknown keys.
+        """
+        try:
+            table = tomllib.loads(data.decode())
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"policy.toml is not TOML: {error}") from error
+        fields = Fields(table, what="policy.toml", error=InputError)
+        policy = cls(
+            allow_no_probe=fields.flag("allow_no_probe", default=False),
+            allow_unisolated=fields.flag("allow_unisolated", default=False),
+            digest=Digest.of(data),
+        )
+        fields.done()
+        return policy
+
+
+class Site:
+    """An open site.
+
+    Args:
+        root: Its folder, absolute.
+        site_id: 128 random bits, hex.
+        fingerprint: SHA-256 of the pinned root's bytes.
+        minimum: Lowest metadata version accepted per TUF role, from enrolment.
+    """
+
+    def __init__(self, root: Path, site_id: str, fingerprint: Digest, minimum: Mapping[str, int]) -> None:
+        self.root = root
+        self.site_id = site_id
+        self.fingerprint = fingerprint
+        self.minimum = minimum
+        self.store = BlobStore(root / "store")
+        self.now: Callable[[], datetime] = utc_now
+
+    @classmethod
+    def create(cls, folder: Path, *, root: bytes, minimum: Mapping[str, int]) -> Self:
+        """Make a site that trusts the channel of `root`, with an evidence key of its own.
+
+        Args:
+            folder: Must be missing or empty.
+            root: Bytes of the TUF root to pin.
+            minimum: Lowest metadata version to accept per TUF role, as told at enrolment.
+
+        Raises:
+            InputError: The folder holds something.
+            TrustError: `root` is no root that holds by itself.
+        """
+        fingerprint = check_root(root).fingerprint
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty", hint="choose a new folder for the site")
+        folder = folder.resolve()
+        site = cls(folder, secrets.token_hex(16), fingerprint, dict(minimum))
+        for name in ("trust/0", "generations", "products", "probes", "evidence/receipts"):
+            fsops.make_dir(folder / name)
+        fsops.make_dir(folder / "ingest", 0o700)
+        site.store.create()
+        fsops.swap_link(folder / "trust/current", "0")
+        fsops.write_durable(folder / "root.json", root)
+        fsops.write_durable(folder / "policy.toml", _POLICY.encode())
+        key = PrivateKey.generate("ed25519")
+        fsops.write_durable(folder / "evidence/site.key", key.to_pem(None), mode=0o600)
+        fsops.write_durable(folder / "evidence/site.pub", key.public.pem)
+        Catalog.create(folder / "catalog.db").close()
+        log = EvidenceLog.create(folder / "evidence/log", site_id=site.site_id, key=key, clock=site.now)
+        log.note(
+            Event.SITE_INIT,
+            Outcome.DONE,
+            subject=[Subject("root.json", fingerprint)],
+            data={f"minimum_{role}": version for role, version in minimum.items()},
+        )
+        fsops.write_durable(folder / "site.toml", site._emit().encode())
+        return site
+
+    def _emit(self) -> str:
+        lines = [f'schema = "{SCHEMA}"', f'id = "{self.site_id}"', f'root = "{self.fingerprint}"', "", "[minimum]"]
+        return "\n".join([*lines, *(f"{role} = {version}" for role, version in sorted(self.minimum.items())), ""])
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a site.
+
+        Raises:
+            NotFoundError: There is none.
+            IntegrityError: site.toml cannot be read, or the pinned root is not the one it names.
+        """
+        folder = folder.resolve()
+        path = folder / "site.toml"
+        if not path.is_file():
+            raise NotFoundError(
+                f"no site in {folder}: no site.toml",
+                hint="name it with --site or AIRPACK_SITE, or make one: airpack site init DIR --root FILE",
+            )
+        try:
+            table = tomllib.loads(fsops.read_regular(path, Limits.DOCUMENT).decode())
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise IntegrityError(f"{path} is not TOML: {error}") from error
+        fields = Fields(table, what=str(path))
+        fields.schema(SCHEMA)
+        site_id, fingerprint = fields.text("id"), fields.digest("root")
+        minimum = fields.mapping("minimum", {})
+        fields.done()
+        if not _SITE_ID.match(site_id) or not all(isinstance(version, int) for version in minimum.values()):
+            raise IntegrityError(f"{path} is not as `airpack site init` wrote it")
+        site = cls(folder, site_id, fingerprint, minimum)
+        if Digest.of(site.pinned_root()) != fingerprint:
+            raise IntegrityError(f"{folder / 'root.json'} is not the root that this site was enrolled with")
+        return site
+
+    def pinned_root(self) -> bytes:
+        """Return the bytes of the pinned root."""
+        return fsops.read_regular(self.root / "root.json", Limits.ROOT)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog, opened when first needed."""
+        return Catalog(self.root / "catalog.db")
+
+    @cached_property
+    def key(self) -> PrivateKey:
+        """The site's evidence key. It signs unattended, so its file is protected by its mode alone."""
+        return PrivateKey.from_pem(fsops.read_regular(self.root / "evidence/site.key", Limits.DOCUMENT), None)
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The public half of the evidence key."""
+        return self.key.public
+
+    @cached_property
+    def log(self) -> EvidenceLog:
+        """The evidence log, verified when first needed."""
+        return EvidenceLog.open(self.root / "evidence/log", site_id=self.site_id, key=self.key, clock=self.now)
+
+    def records(self) -> int:
+        """Return the number of records under the signed checkpoint, without opening the log: readers repair nothing."""
+        data = fsops.read_regular(self.root / "evidence/log/checkpoint", Limits.DOCUMENT)
+        origin = site_origin(self.site_id)
+        return open_checkpoint(data, origin=origin, key=self.public_key, what="the evidence log's checkpoint").size
+
+    def policy(self) -> SitePolicy:
+        """Read the operator's policy as it stands now."""
+        return SitePolicy.parse(fsops.read_regular(self.root / "policy.toml", Limits.DOCUMENT))
+
+    @property
+    def trust(self) -> Path:
+        """The folder of the trust state that is in force."""
+        return self.root / "trust" / (self.root / "trust/current").readlink()
+
+    def promote_trust(self, state: Path) -> None:
+        """Put a refreshed copy of the trust state in force: durable, in one step, and never half."""
+        number = max(int(path.name) for path in (self.root / "trust").iterdir() if path.name.isdigit()) + 1
+        for folder, _, files in os.walk(state):
+            for name in files:
+                path = Path(folder, name)
+                if not path.is_symlink():
+                    fsops.sync_file(path)
+            fsops.sync_dir(Path(folder))
+        old = self.trust
+        fsops.rename_durable(state, self.root / "trust" / str(number))
+        fsops.swap_link(self.root / "trust/current", str(number))
+        fsops.remove_tree(old)
+
+    def current(self, product: str) -> Path:
+        """Return the link that names what runs of `product`."""
+        return self.root / "products" / product / "current"
+
+    def tree(self, generation: Generation) -> Path:
+        """Return the folder of a generation."""
+        return self.root / "generations" / generation.product / str(generation.number)
+
+    def point(self, product: str) -> None:
+        """Make the link of `product` say what the catalog says; the catalog is the truth."""
+        active = self.catalog.active(product)
+        link = self.current(product)
+        if active is None:
+            if link.is_symlink():
+                fsops.remove_file(link)
+            return
+        target = f"../../generations/{product}/{active.number}"
+        if link.is_symlink() and str(link.readlink()) == target:
+            return
+        fsops.make_dir(link.parent)
+        fsops.swap_link(link, target)

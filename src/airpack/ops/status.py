@@ -1,0 +1,148 @@
+"""Looking at a site: what runs, what is held, how fresh the channel is. Nothing is changed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airpack.catalog.catalog import ReleaseRow
+from airpack.crypto.client import TrustedChannel, check_root
+from airpack.formats.times import emit_time
+from airpack.ops.activate import active_release, brief, find_release
+from airpack.ops.generations import load_release
+from airpack.ops.site import Site
+from airpack.ops.trust import stored_channel
+from airpack.policy import lifecycle
+from airpack.types import State
+
+
+@dataclass(frozen=True, slots=True)
+class ProductStatus:
+    """One product.
+
+    Attributes:
+        name: Its name.
+        active: What runs, None for nothing.
+        known_good: Releases that proved good here and can be gone back to, newest first.
+        floor: Highest sequence that proved good.
+    """
+
+    name: str
+    active: ReleaseRow | None
+    known_good: tuple[ReleaseRow, ...]
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStatus:
+    """The whole site at one look."""
+
+    site: Site
+    starter: bool
+    channel: TrustedChannel | None
+    products: tuple[ProductStatus, ...]
+    records: int
+    now: datetime
+
+    @property
+    def expired(self) -> list[str]:
+        """Roles whose metadata has expired: imports of packages no fresher are refused, operation goes on."""
+        if self.channel is None:
+            return []
+        return [role for role, moment in self.channel.expires.items() if moment <= self.now]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON keys that scripts rely on."""
+        return {
+            "site": str(self.site.root),
+            "site_id": self.site.site_id,
+            "root_fingerprint": str(self.site.fingerprint),
+            "channel": self.channel.channel if self.channel else None,
+            "starter": self.starter,
+            "expires": {role: emit_time(at) for role, at in self.channel.expires.items()} if self.channel else {},
+            "expired": self.expired,
+            "records": self.records,
+            "products": {
+                product.name: {
+                    "active": brief(product.active),
+                    "known_good": [row.version for row in product.known_good],
+                    "floor": product.floor,
+                    "current": str(self.site.current(product.name)) if product.active else None,
+                }
+                for product in self.products
+            },
+        }
+
+
+def status(site: Site) -> SiteStatus:
+    """Return what runs at the site and what stands behind it.
+
+    Raises:
+        IntegrityError: The evidence log or the catalog does not hold.
+        StorageError: The site cannot be read.
+    """
+    channel = stored_channel(site)
+    products = tuple(_product(site, name) for name in site.catalog.products())
+    starter = channel.starter if channel else check_root(site.pinned_root()).starter
+    return SiteStatus(site, starter, channel, products, site.records(), site.now())
+
+
+def _product(site: Site, name: str) -> ProductStatus:
+    rows = [row for row in site.catalog.releases(name) if row.state is State.KNOWN_GOOD]
+    newest_first = tuple(sorted(rows, key=lambda row: row.sequence, reverse=True))
+    return ProductStatus(name, active_release(site, name), newest_first, site.catalog.floor(name))
+
+
+def releases(site: Site) -> list[ReleaseRow]:
+    """Return the releases that the site holds, by product and sequence."""
+    return [row for row in site.catalog.releases() if row.state is not State.SUPERSEDED]
+
+
+def row_document(row: ReleaseRow) -> dict[str, Any]:
+    """Return the JSON view of one release."""
+    return {
+        "product": row.product,
+        "version": row.version,
+        "release": str(row.digest),
+        "state": lifecycle.shown(row.state),
+        "sequence": row.sequence,
+        "imported": row.imported,
+    }
+
+
+def show(site: Site, reference: str) -> dict[str, Any]:
+    """Return all that the site knows of one release.
+
+    Raises:
+        InputError: The reference cannot be one.
+        NotFoundError: No such release.
+        IntegrityError: Its documents have changed.
+    """
+    row = find_release(site, reference)
+    release = load_release(site, row.digest)
+    active = active_release(site, row.product)
+    return {
+        **row_document(row),
+        "inner_state": row.state.value,
+        "active": active is not None and active.digest == row.digest,
+        "proven": row.proven,
+        "tries_left": row.tries,
+        "receipt": str(site.root / "evidence/receipts" / f"{row.digest.hex}.json"),
+        "generations": [
+            {"number": item.number, "path": str(site.tree(item))}
+            for item in site.catalog.generations(row.product)
+            if item.release == row.digest
+        ],
+        "models": [{"name": item.name, "license": item.license, "format": item.format} for item in release.models],
+        "runtimes": [
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "platform": item.platform,
+                "wheels": [f"{wheel.name} {wheel.version}" for wheel in item.wheels],
+            }
+            for item in release.compat.runtimes
+        ],
+        "probe": release.compat.probe.emit() if release.compat.probe else None,
+        "bytes": release.compat.total_bytes,
+        "files": release.compat.total_files,
+    }

@@ -1,0 +1,104 @@
+"""The channel as a site sees it: refreshed on a copy of the trust state, and put in force once the refresh holds."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from airpack import fsops
+from airpack.crypto.client import TrustedChannel, refresh, reload
+from airpack.errors import NotFoundError, StorageError
+from airpack.evidence.records import Event, Outcome
+from airpack.formats.head import Head
+from airpack.formats.times import emit_time
+from airpack.formats.trust import REVOCATIONS_TARGET, Revocations
+from airpack.ops.site import Site
+
+
+def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
+    """Return the TUF refresh of this site, for admission.
+
+    What a refresh proves is kept whatever becomes of the release: metadata never goes back.
+
+    Args:
+        site: Its trust state is copied, never worked on in place.
+        keep: Whether to put the refreshed state in force (not for a dry run).
+    """
+
+    def run(head: Head) -> TrustedChannel:
+        with _copied(site) as state:
+            channel = _refreshed(site, state, head, record=keep)
+            if keep and _versions(site) != channel.versions:
+                versions = {f"{role}_version": version for role, version in channel.versions.items()}
+                site.log.note(Event.TRUST, Outcome.DONE, data={"channel": channel.channel, **versions})
+                site.promote_trust(state)
+        return channel
+
+    return run
+
+
+def fresh_refresh(root: bytes, now: datetime) -> Callable[[Head], TrustedChannel]:
+    """Return a TUF refresh that starts from nothing but `root`, for those who hold no site (`airpack verify`)."""
+
+    def run(head: Head) -> TrustedChannel:
+        with tempfile.TemporaryDirectory(prefix="airpack-") as folder:
+            return refresh(Path(folder), metadata=head.metadata, targets=head.targets, root=root, now=now)
+
+    return run
+
+
+def stored_channel(site: Site) -> TrustedChannel | None:
+    """Return the channel as the site last saw it, whether expired or not; None before the first import."""
+    with _copied(site) as state:
+        try:
+            return reload(state, root=site.pinned_root())
+        except NotFoundError:
+            return None
+
+
+def stored_revocations(site: Site) -> Revocations:
+    """Return the revocations that are in force at the site; none before the first import."""
+    channel = stored_channel(site)
+    return Revocations.parse(channel.target(REVOCATIONS_TARGET)) if channel is not None else Revocations({})
+
+
+def _versions(site: Site) -> Mapping[str, int]:
+    channel = stored_channel(site)
+    return channel.versions if channel is not None else {}
+
+
+@contextmanager
+def _copied(site: Site) -> Iterator[Path]:
+    state = Path(tempfile.mkdtemp(prefix="trust-", dir=site.root / "ingest"))
+    try:
+        shutil.copytree(site.trust, state, symlinks=True, dirs_exist_ok=True)
+        yield state
+    except OSError as error:
+        raise StorageError(f"cannot copy the trust state: {error}") from error
+    finally:
+        fsops.remove_tree(state)
+
+
+def _refreshed(site: Site, state: Path, head: Head, *, record: bool) -> TrustedChannel:
+    """Refresh; a clock that lies before a time the channel itself has signed is put on record and not believed."""
+
+    def at(now: datetime) -> TrustedChannel:
+        return refresh(
+            state,
+            metadata=head.metadata,
+            targets=head.targets,
+            root=site.pinned_root(),
+            now=now,
+            minimum=site.minimum,
+        )
+
+    now = site.now()
+    channel = at(now)
+    if channel.issued <= now:
+        return channel
+    if record:
+        data = {"clock": emit_time(now), "floor": emit_time(channel.issued)}
+        site.log.note(Event.CLOCK, Outcome.DONE, data=data)
+    return at(channel.issued)

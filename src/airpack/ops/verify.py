@@ -1,0 +1,79 @@
+"""Verify: everything an import would check that needs no site, every byte of every volume included."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import airpack
+from airpack.errors import AirpackError
+from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.ops.trust import fresh_refresh
+from airpack.policy.admission import Admitted, Steps, admit, documents
+from airpack.policy.compat import judge_release, refuse
+from airpack.transport import reader
+from airpack.types import Check, Reporter, Silent
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a verification found: the release that was admitted, and each check in order."""
+
+    admitted: Admitted
+    checks: tuple[Check, ...]
+    ignored: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON keys that scripts rely on."""
+        return {
+            "ok": True,
+            "release": str(self.admitted.release.digest),
+            "product": self.admitted.manifest.product,
+            "version": self.admitted.manifest.version,
+            "sequence": self.admitted.predicate.sequence,
+            "channel": self.admitted.channel.channel,
+            "starter": self.admitted.channel.starter,
+            "root_fingerprint": str(self.admitted.channel.root_fingerprint),
+            "checks": documents(self.checks),
+            "ignored": list(self.ignored),
+        }
+
+
+def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter | None = None) -> Verification:
+    """Verify the package at `path` against a pinned root.
+
+    Args:
+        path: The package's folder or its head file.
+        root: Bytes of the root to trust.
+        now: The time to judge freshness by.
+        reporter: Receives progress.
+
+    Raises:
+        AirpackError: As an import would; `document` holds the checks so far, with `ok` false.
+    """
+    steps = Steps()
+    release: str | None = None
+    try:
+        head = find_head(path)
+        refresh = fresh_refresh(root, now)
+        admitted = admit(read_head(head), refresh=refresh, have=airpack.__version__, steps=steps)
+        release = str(admitted.release.digest)
+        with steps.step("compatibility") as found:
+            findings = judge_release(admitted.release.compat)
+            refuse(findings)
+            found(f"{len(findings)} rules about model and runtime hold")
+        with steps.step("volumes") as found:
+            reader.unpack(
+                admitted.manifest,
+                admitted.manifest_digest,
+                head.parent,
+                wanted={file.digest for file in admitted.manifest.files},
+                sink=reader.NullSink(),
+                reporter=reporter or Silent(),
+                task="verify",
+            )
+            found(f"{len(admitted.manifest.files)} files, {admitted.manifest.total} bytes match their digests")
+    except AirpackError as error:
+        error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
+        raise
+    return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)))

@@ -1,0 +1,1 @@
+"""Pure decisions: bytes, values and `now` in, a verdict or an error out."""

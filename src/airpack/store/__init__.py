@@ -1,0 +1,1 @@
+"""Blobs on disk, under the digest of their raw bytes."""

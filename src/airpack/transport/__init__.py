@@ -1,0 +1,1 @@
+"""A release's files to a package's volumes and back."""

@@ -1,0 +1,418 @@
+import os
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from airpack.errors import AirpackError, IntegrityError, PartialError, StorageError
+from airpack.formats.package import PackageManifest
+from airpack.formats.volume import ENTRY, HEADER, RAW, ZSTD, Entry
+from airpack.transport.reader import NullSink, check_volumes, unpack
+from airpack.types import Digest
+
+MIB = 1 << 20
+NOISE = random.Random(7).randbytes(5 * MIB)
+FILES = (b"one", b"two" * 100, NOISE[: MIB + 7], b"", b"three", NOISE[-2 * MIB :])
+Package = tuple[PackageManifest, Digest, Path]
+Make = Callable[..., Package]
+MakeChunk = Callable[..., tuple[Entry, bytes]]
+
+
+def everything(manifest: PackageManifest) -> set[Digest]:
+    return {file.digest for file in manifest.files}
+
+
+def verify(package: Package) -> None:
+    """Read all of `package` into nothing."""
+    manifest, payload, folder = package
+    unpack(manifest, payload, folder, wanted=everything(manifest), sink=NullSink())
+
+
+def path_of(package: Package, position: int = 0) -> Path:
+    manifest, _, folder = package
+    return folder / manifest.volumes[position].name
+
+
+def change(path: Path, at: int, flip: int = 1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= flip
+    path.write_bytes(data)
+
+
+class Reads:
+    """Notes every read of a volume, and may fail one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ranges: list[tuple[int, int]] = []
+        self.fail_at = -1
+        self.most = 1 << 30
+        self._preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", self)
+
+    def __call__(self, descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        self.ranges.append((offset, len(buffers[0])))
+        if offset == self.fail_at:
+            raise OSError(5, "Input/output error")
+        return self._preadv(descriptor, [buffers[0][: self.most]], offset)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(monkeypatch)
+
+
+def test_wanted_files_come_whole_and_in_stream_order(pack: Make, collector: Any) -> None:
+    manifest, payload, folder = pack(*FILES)
+    wanted = {Digest.of(data) for data in (FILES[5], FILES[1], FILES[2])}
+    sink = collector()
+
+    unpack(manifest, payload, folder, wanted=wanted, sink=sink)
+
+    assert sink.files == {Digest.of(data): data for data in (FILES[1], FILES[2], FILES[5])}
+    assert sink.order == [Digest.of(data) for data in (FILES[1], FILES[2], FILES[5])]
+    assert sink.aborted == []
+
+
+def test_an_empty_file_is_delivered(pack: Make, collector: Any) -> None:
+    for files in (FILES, (b"",)):
+        manifest, payload, folder = pack(*files, name=f"pack{len(files)}")
+        sink = collector()
+        unpack(manifest, payload, folder, wanted={Digest.of(b"")}, sink=sink)
+        assert sink.files == {Digest.of(b""): b""}
+
+
+def test_frames_without_wanted_files_are_not_read(pack: Make, collector: Any, reads: Reads) -> None:
+    manifest, payload, folder = pack(b"small", NOISE[: 3 * MIB], b"late", volume_size=8 * MIB)
+    first = HEADER + manifest.volumes[0].slots * ENTRY
+
+    unpack(manifest, payload, folder, wanted={Digest.of(b"late")}, sink=collector())
+
+    assert reads.ranges == [(0, HEADER), (HEADER, first - HEADER), (first + 5 + 3 * MIB, 4)]
+
+
+def test_each_byte_of_the_medium_is_read_once(pack: Make, reads: Reads) -> None:
+    package = pack(*FILES, volume_size=8 * MIB)
+
+    verify(package)
+
+    ends = [offset + length for offset, length in reads.ranges]
+    assert [offset for offset, _ in reads.ranges] == [0, *ends[:-1]]
+    assert ends[-1] == package[0].volumes[0].size
+
+
+def test_short_reads_are_continued(pack: Make, reads: Reads) -> None:
+    package = pack(*FILES)
+    reads.most = 4097
+
+    verify(package)
+
+
+def test_with_nothing_wanted_nothing_is_read_but_volumes_are_missed(pack: Make, reads: Reads) -> None:
+    package = manifest, payload, folder = pack(*FILES)
+    unpack(manifest, payload, folder, wanted=(), sink=NullSink())
+    unpack(manifest, payload, folder, wanted={Digest.of(b"not in here")}, sink=NullSink())
+    assert reads.ranges == []
+
+    path_of(package).unlink()
+    with pytest.raises(PartialError):
+        unpack(manifest, payload, folder, wanted=(), sink=NullSink())
+
+
+def test_any_changed_byte_of_a_volume_is_refused(forge: Make, chunk: MakeChunk) -> None:
+    packed = zstandard.compress(b"b" * 100)
+    package = forge([b"aaaa", b"b" * 100], [[chunk(b"aaaa", 0, 4, RAW), chunk(packed, 4, 100, ZSTD)]])
+    path = path_of(package)
+    data = path.read_bytes()
+    verify(package)
+
+    for at in range(len(data)):
+        change(path, at, random.Random(at).randrange(1, 256))
+        with pytest.raises(IntegrityError) as caught:
+            verify(package)
+        context = caught.value.context
+        assert context["volume"] == path.name
+        assert context["offset"] <= at < context["offset"] + context["length"]
+        path.write_bytes(data)
+
+
+def test_a_volume_cut_or_extended_anywhere_is_refused(forge: Make, chunk: MakeChunk) -> None:
+    package = forge([b"aaaa"], [[chunk(b"aaaa", 0, 4, RAW)]], slots=1)
+    path = path_of(package)
+    data = path.read_bytes()
+
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(IntegrityError, match=f"has {length} bytes, expected {len(data)}: it was cut short"):
+            verify(package)
+    path.write_bytes(data + b"\x00")
+    with pytest.raises(IntegrityError, match="has trailing data"):
+        verify(package)
+
+
+def test_damage_is_named_with_volume_chunk_and_bytes(pack: Make) -> None:
+    package = pack(NOISE, volume_size=3 * MIB)
+    path = path_of(package, 1)
+    first = HEADER + package[0].volumes[1].slots * ENTRY
+    change(path, first + MIB + 3)
+
+    with pytest.raises(IntegrityError, match=r"pack\.0002\.airvol: chunk 2 of 2, bytes .* signed digest") as caught:
+        verify(package)
+
+    assert caught.value.context == {
+        "path": str(path),
+        "volume": path.name,
+        "chunk": 2,
+        "offset": first + MIB,
+        "length": MIB,
+    }
+    assert "copy this volume again" in caught.value.hint
+
+
+def test_no_decoder_sees_a_chunk_whose_digest_is_wrong(pack: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pack(b"text " * 5000)
+    change(path_of(package), -1)
+    monkeypatch.setattr("airpack.transport.codec.decode", lambda *_: pytest.fail("decoded"))
+
+    with pytest.raises(IntegrityError, match="signed digest"):
+        verify(package)
+
+
+def test_volumes_under_each_others_names_are_refused(pack: Make) -> None:
+    package = pack(NOISE[: 4 * MIB], volume_size=3 * MIB)
+    one, two = path_of(package, 0), path_of(package, 1)
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+    with pytest.raises(IntegrityError, match=r"has .* bytes, expected"):
+        verify(package)
+
+
+def test_volumes_of_equal_size_under_each_others_names_are_refused(forge: Make, chunk: MakeChunk) -> None:
+    package = forge([b"aabb"], [[chunk(b"aa", 0, 2, RAW)], [chunk(b"bb", 2, 2, RAW)]])
+    one, two = path_of(package, 0), path_of(package, 1)
+    verify(package)
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+    with pytest.raises(IntegrityError, match="says volume 2 of 2, expected 1 of 2"):
+        verify(package)
+
+
+def test_a_volume_of_another_package_is_named_as_such(forge: Make, chunk: MakeChunk) -> None:
+    forge([b"bb"], [[chunk(b"bb", 0, 2, RAW)]])
+    foreign = forge([b"bb"], [[chunk(b"bb", 0, 2, RAW)]])[2] / "forged.0001.airvol"
+    data = foreign.read_bytes()
+    package = forge([b"aa"], [[chunk(b"aa", 0, 2, RAW)]])
+    path_of(package).write_bytes(data)
+
+    with pytest.raises(IntegrityError, match="belongs to another package") as caught:
+        verify(package)
+    assert "made with this head" in caught.value.hint
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_missing_volumes_are_all_named(pack: Make, position: int) -> None:
+    package = manifest, _, folder = pack(NOISE, volume_size=2 * MIB)
+    kept = manifest.volumes[position].name
+    for volume in manifest.volumes:
+        if volume.name != kept:
+            (folder / volume.name).unlink()
+
+    for check in (partial(check_volumes, manifest, folder), partial(verify, package)):
+        with pytest.raises(PartialError, match="4 of 5 volumes are missing") as caught:
+            check()
+        assert caught.value.context["missing"] == [volume.name for volume in manifest.volumes if volume.name != kept]
+
+
+def test_many_missing_volumes_are_not_all_in_the_message(forge: Make, chunk: MakeChunk) -> None:
+    package = forge([bytes(30)], [[chunk(b"\x00", at, 1, RAW)] for at in range(30)])
+    for position in range(30):
+        path_of(package, position).unlink()
+
+    with pytest.raises(PartialError, match=r"forged\.0020\.airvol and 10 more$") as caught:
+        check_volumes(package[0], package[2])
+    assert len(caught.value.context["missing"]) == 30
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_regular_files_are_opened(pack: Make, kind: str) -> None:
+    package = manifest, _, folder = pack(b"abc")
+    path = path_of(package)
+    moved = path.rename(path.with_suffix(".moved"))
+    if kind == "link":
+        path.symlink_to(moved)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+    for check in (partial(check_volumes, manifest, folder), partial(verify, package)):
+        with pytest.raises(IntegrityError, match="not a regular file"):
+            check()
+
+
+def test_an_error_of_the_medium_is_a_storage_error_with_its_place(pack: Make, collector: Any, reads: Reads) -> None:
+    manifest, payload, folder = pack(NOISE, volume_size=8 * MIB)
+    path = path_of((manifest, payload, folder))
+    reads.fail_at = HEADER + manifest.volumes[0].slots * ENTRY + 2 * MIB
+    sink = collector()
+
+    with pytest.raises(StorageError, match=r"chunk 3 of 5, bytes .* Input/output error") as caught:
+        unpack(manifest, payload, folder, wanted=everything(manifest), sink=sink)
+
+    assert caught.value.context == {
+        "path": str(path),
+        "volume": path.name,
+        "chunk": 3,
+        "offset": reads.fail_at,
+        "length": MIB,
+    }
+    assert (sink.files, sink.aborted) == ({}, [Digest.of(NOISE)])
+
+
+def test_a_volume_that_shrinks_while_it_is_read_is_a_storage_error(pack: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pack(b"abc")
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+
+    with pytest.raises(StorageError, match="became shorter"):
+        verify(package)
+
+
+def test_a_frame_of_several_chunks_is_read(forge: Make, chunk: MakeChunk, collector: Any) -> None:
+    text = bytes(random.Random(3).choices(b"abcdef", k=2 * MIB))
+    packed = zstandard.compress(text)
+    cut = len(packed) // 3
+    parts = [packed[:cut], packed[cut : cut + 1], packed[cut + 1 :]]
+    noise = NOISE[: MIB + 9]
+    manifest, payload, folder = forge(
+        [b"head", text, noise],
+        [
+            [
+                chunk(b"head", 0, 4, RAW),
+                *[chunk(part, 4, len(text), ZSTD, part=number, parts=3) for number, part in enumerate(parts)],
+            ],
+            [
+                chunk(noise[:MIB], 4 + len(text), len(noise), RAW, part=0, parts=2),
+                chunk(noise[MIB:], 4 + len(text), len(noise), RAW, part=1, parts=2),
+            ],
+        ],
+    )
+    sink = collector()
+
+    unpack(manifest, payload, folder, wanted=everything(manifest), sink=sink)
+
+    assert list(sink.files.values()) == [b"head", text, noise]
+
+
+def test_damage_in_a_frame_of_several_chunks_names_the_chunk(forge: Make, chunk: MakeChunk) -> None:
+    package = forge([b"aabb"], [[chunk(b"aa", 0, 4, RAW, part=0, parts=2), chunk(b"bb", 0, 4, RAW, part=1, parts=2)]])
+    change(path_of(package), -1)
+
+    with pytest.raises(IntegrityError, match="chunk 2 of 2, bytes 386 to 388,"):
+        verify(package)
+
+
+def _bomb(size: int, produced: int) -> bytes:
+    """Return a zstd frame that declares `size` bytes and holds `produced` (RFC 8878, a repeated-byte block)."""
+    return b"\x28\xb5\x2f\xfd\x80\x50" + size.to_bytes(4, "little") + (produced << 3 | 3).to_bytes(3, "little") + b"a"
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (_bomb(4, 100_000), "does not decode"),
+        (_bomb(100_000, 100_000), "declares 100000 bytes of content, expected 4"),
+        (_bomb(4, 3), "does not decode"),
+        (b"\x28\xb5\x2f\xfd\x80\x88\x04\x00\x00\x00\x21\x00\x00aaaa", "window of 134217728"),
+        (zstandard.compress(b"aaaa") + b"\x00", "does not decode"),
+    ],
+    ids=["produces-more", "declares-more", "produces-less", "large-window", "trailing-byte"],
+)
+def test_a_signed_frame_that_is_not_what_its_table_says_is_refused_with_its_place(
+    forge: Make, chunk: MakeChunk, collector: Any, stored: bytes, message: str
+) -> None:
+    manifest, payload, folder = forge([b"aaaa"], [[chunk(stored, 0, 4, ZSTD)]])
+    sink = collector()
+
+    with pytest.raises(IntegrityError, match=f"chunk 1 of 1, bytes 384 to {384 + len(stored)}, .*{message}"):
+        unpack(manifest, payload, folder, wanted=everything(manifest), sink=sink)
+    assert sink.files == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([[(b"aa", 0, 2)], [(b"bb", 3, 2)]], "frame at byte 3 of the stream stands where"),
+        ([[(b"aa", 0, 2)], [(b"bb", 0, 2)]], "frame at byte 0 of the stream stands where"),
+        ([[(b"aa", 0, 2)], [(b"bbb", 2, 3)]], "frames reach byte 5 of the files, which have 4"),
+        ([[(b"aa", 0, 2)], [(b"b", 2, 1)]], "frames reach byte 3 of the files, which have 4"),
+        ([[(b"aabb", 0, 4), (b"c", 4, 1)], [(b"c", 5, 1)]], "frames reach byte 5 of the files, which have 4"),
+    ],
+    ids=["gap", "overlap", "too-much", "too-little", "too-much-early"],
+)
+def test_signed_tables_that_do_not_cover_the_files_exactly_are_refused(
+    forge: Make, chunk: MakeChunk, entries: list[list[tuple[bytes, int, int]]], message: str
+) -> None:
+    volumes = [[chunk(data, offset, size, RAW) for data, offset, size in volume] for volume in entries]
+
+    with pytest.raises(IntegrityError, match=f"chunk table, bytes 128 to .* is signed but wrong: .*{message}"):
+        verify(forge([b"aabb"], volumes))
+
+
+def test_a_file_whose_chunks_are_as_signed_but_whose_digest_is_not_is_never_committed(
+    forge: Make, chunk: MakeChunk, collector: Any
+) -> None:
+    manifest, payload, folder = forge([b"good", b"evil"], [[chunk(b"goodEVIL", 0, 8, RAW)]])
+    sink = collector()
+
+    with pytest.raises(IntegrityError, match=f"has digest {Digest.of(b'EVIL')}, expected {Digest.of(b'evil')}"):
+        unpack(manifest, payload, folder, wanted=everything(manifest), sink=sink)
+
+    assert sink.files == {Digest.of(b"good"): b"good"}
+    assert sink.aborted == [Digest.of(b"evil")]
+
+
+@pytest.mark.parametrize("step", ["begin", "write", "commit"])
+def test_an_error_of_the_sink_aborts_the_open_file_and_comes_through(
+    pack: Make, collector: Any, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    manifest, payload, folder = pack(*FILES)
+    sink = collector()
+
+    def fail(*_: object) -> None:
+        raise StorageError("disk full")
+
+    monkeypatch.setattr(sink, step, fail)
+
+    with pytest.raises(StorageError, match="disk full"):
+        unpack(manifest, payload, folder, wanted=everything(manifest), sink=sink)
+
+    assert sink.open is None
+    assert len(sink.aborted) == (0 if step == "begin" else 1)
+
+
+def test_progress_counts_wanted_bytes(pack: Make, recorder: Any) -> None:
+    manifest, payload, folder = pack(*FILES)
+    wanted = {Digest.of(FILES[2]), Digest.of(FILES[4])}
+
+    unpack(manifest, payload, folder, wanted=wanted, sink=NullSink(), reporter=recorder, task="verify")
+
+    assert recorder.tasks == [("verify", MIB + 7 + 5)]
+    assert recorder.done == MIB + 7 + 5
+    assert recorder.item.endswith(".airvol")
+    assert recorder.finished == 1
+
+
+def test_every_refusal_is_an_error_of_airpack(forge: Make, chunk: MakeChunk) -> None:
+    package = forge([b"aaaa"], [[chunk(b"aaaa", 0, 4, RAW)]])
+    path = path_of(package)
+    path.write_bytes(b"PK\x03\x04".ljust(path.stat().st_size, b"\x00"))
+
+    with pytest.raises(AirpackError, match="header, bytes 0 to 128, is damaged: it is not an airpack volume"):
+        verify(package)
