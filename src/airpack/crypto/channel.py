@@ -23,8 +23,8 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetF
 from airpack.crypto.client import CHANNEL_FIELD, ISSUED_FIELD, ROLES, RootInfo, check_root
 from airpack.crypto.keys import PrivateKey
 from airpack.errors import ExpiredError, InputError, NotFoundError, TrustError
+from airpack.formats.statement import is_channel_name
 from airpack.formats.times import emit_time
-from airpack.formats.trust import is_channel_name
 from airpack.fsops import Lock, make_dir, read_regular, write_durable
 from airpack.types import Digest, Limits
 

@@ -40,8 +40,9 @@ from airpack.errors import (
 )
 from airpack.formats.canonical import parse as parse_json
 from airpack.formats.fields import Fields
+from airpack.formats.statement import is_channel_name
 from airpack.formats.times import emit_time, parse_time
-from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, is_channel_name
+from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET
 from airpack.fsops import make_dir, read_regular, remove_file, write_durable
 from airpack.types import Digest, Limits
 

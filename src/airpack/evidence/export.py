@@ -213,7 +213,7 @@ def export(
 def build(log: EvidenceLog, *, since: int = 0, receipts: Mapping[str, bytes] = _NO_RECEIPTS) -> tuple[Manifest, bytes]:
     """Return manifest and bytes of the export that `export` would write. Arguments and errors as there."""
     intents = log.find(Event.EXPORT, Phase.INTENT)
-    if not any(intent.seq == intents[-1] for intent in log.open_intents() if intents):
+    if not intents or intents[-1] not in {intent.seq for intent in log.open_intents()}:
         raise ValueError("an export is put on record as an intent before it is built")
     previous = intents[-2] + 1 if len(intents) > 1 else 0
     if not 0 <= since <= previous:

@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
-from airpack.crypto.keys import PrivateKey, PublicKey
+from airpack.crypto.keys import PrivateKey
 from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, StorageError
 from airpack.evidence.checkpoint import open_checkpoint, sign_checkpoint
 from airpack.evidence.merkle import Frontier, Tree, leaf_hash
@@ -129,13 +129,8 @@ class EvidenceLog:
 
     @property
     def key(self) -> PrivateKey:
-        """The site's key: it signs the checkpoints here, and exports and receipts elsewhere."""
+        """The site's key: it signs checkpoints, exports and receipts. Auditors pin its public half."""
         return self._key
-
-    @property
-    def public(self) -> PublicKey:
-        """The key that auditors pin."""
-        return self._key.public
 
     @property
     def size(self) -> int:

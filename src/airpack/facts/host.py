@@ -1,6 +1,6 @@
 """What this machine offers to a runtime: platform, interpreter, C library, and the memory and processors one may use.
 
-Only the kernel's own files are read, each with a bound; a value that nobody could tell is empty or 0, never a guess.
+Only the kernel's own files are read, each with a bound; a value that nobody could tell is empty, never a guess.
 DESIGN section 8.
 """
 
@@ -95,7 +95,7 @@ def read_host(root: Path = Path("/")) -> HostFacts:
         implementation=sys.implementation.name,
         python_tags=tuple(str(tag) for tag in tags.sys_tags()),
         libc=_libc(),
-        memory=_memory(root),
+        memory=_memory(root, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         cpus=_cpus(root, len(os.sched_getaffinity(0))),
     )
 
@@ -112,12 +112,13 @@ def _libc() -> str:
         return ""
 
 
-def _memory(root: Path) -> int:
-    limits = list(_limits(root, "memory", _memory_limit))
+def _memory(root: Path, physical: int) -> int:
+    limits = [physical, *_limits(root, "memory", _memory_limit)]
+    # A container may be shown less here than the system call tells.
     total = re.search(r"^MemTotal:\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
     if total:
         limits.append(int(total.group(1)) << 10)
-    return min(limits, default=0)
+    return min(limits)
 
 
 def _cpus(root: Path, affinity: int) -> int:

@@ -5,11 +5,11 @@ Followed: C2SP signed-note v1.0.0 (https://c2sp.org/signed-note@v1.0.0) and tlog
 spelling, a note is at most `MAX_NOTE` bytes with at most `MAX_SIGNATURES` signatures, and a checkpoint has no extension
 lines, because those stand outside what the log's records can prove.
 
-Example, a checkpoint of three records:
+The example of docs/spec/evidence.md, a checkpoint of three records:
 
     airpack/5f3c0e7a9b1d4c2f8e6a7b0c1d2e3f40
     3
-    rrW2vP4nS3ChT7Bn5aVVgmTbD6m1GvXgulkdFYzm5xY=
+    b0mGJV4OKp19rZqcbS8VpVFRE3Ssq5dh9bT8XPhQgQI=
 
     — airpack/5f3c0e7a9b1d4c2f8e6a7b0c1d2e3f40 <base64 of key id and signature>
 """

@@ -94,7 +94,7 @@ def parse(text: bytes, what: str) -> PackSpec:
             DESIGN section 11, "A pack spec".
     """
     top = Fields(_load(text, what), what=what, error=InputError)
-    release = _section(top, "release", "[release]")
+    product, version, sequence = _release(_section(top, "release", "[release]"))
     models = tuple(_model(fields) for fields in _sections(top, "model"))
     runtimes = tuple(_runtime(fields) for fields in _sections(top, "runtime"))
     probe = _section(top, "probe", "[probe]") if "probe" in top else None
@@ -104,7 +104,6 @@ def parse(text: bytes, what: str) -> PackSpec:
         raise top.fail("there is no [[model]]", hint='[[model]]\nname = "NAME"\npath = "FILE-OR-FOLDER"')
     _unique(top, "model", [model.name for model in models])
     _unique(top, "runtime", [runtime.name for runtime in runtimes])
-    product, version, sequence = _release(release)
     return PackSpec(
         product=product,
         version=version,
@@ -155,11 +154,11 @@ def _sections(top: Fields, key: str) -> list[Fields]:
 def _release(fields: Fields) -> tuple[str, str, int | None]:
     product = check_product(fields.text("product"), error=InputError)
     version = check_version(fields.text("version"), error=InputError)
-    sequence = fields.integer("sequence", low=1) if "sequence" in fields else None
+    sequence = fields.integer("sequence", 1, low=1)
     if "base" in fields:
         raise fields.fail("'base' asks for a delta; deltas are not built by this version", hint="leave 'base' out")
     fields.done()
-    return product, version, sequence
+    return product, version, sequence if "sequence" in fields else None
 
 
 def _model(fields: Fields) -> ModelSpec:
@@ -198,9 +197,9 @@ def _require(table: dict[str, Any], what: str) -> Requirement:
         if not 1 <= memory <= MOST_MEMORY:
             raise fields.fail(f"'memory' must be from 1 to {MOST_MEMORY} bytes, found {memory}")
     else:
-        memory = fields.integer("memory", low=1, high=MOST_MEMORY) if "memory" in fields else 0
+        memory = fields.integer("memory", 1, low=1, high=MOST_MEMORY)
     fields.done()
-    return Requirement(memory=memory)
+    return Requirement(memory=memory if "memory" in fields else 0)
 
 
 def _unique(top: Fields, key: str, names: list[str]) -> None:

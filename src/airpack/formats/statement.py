@@ -8,6 +8,7 @@ The in-toto-attestation protobufs are not used to write: they turn integers into
 summary in another shape than its specification. Tests read our statements with them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal, Self
 from airpack.formats.canonical import emit as emit_canonical
 from airpack.formats.canonical import parse_canonical
 from airpack.formats.fields import Fields
+from airpack.formats.names import check_product, check_version
 from airpack.formats.times import emit_time
 from airpack.types import Digest
 
@@ -25,6 +27,14 @@ PREDICATE_RELEASE: Final = "https://airpack.dev/release/v1"
 PREDICATE_PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 PREDICATE_COSIGN: Final = "https://sigstore.dev/cosign/sign/v1"
 PREDICATE_VSA: Final = "https://slsa.dev/verification_summary/v1"
+
+_CHANNEL = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*\Z", re.ASCII)
+_CHANNEL_SIZE = 63  # characters
+
+
+def is_channel_name(text: str) -> bool:
+    """Return whether `text` can name a channel: as a product name, `[a-z0-9]+([._-][a-z0-9]+)*`, at most 63 long."""
+    return len(text) <= _CHANNEL_SIZE and _CHANNEL.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +119,19 @@ class ReleasePredicate:
         """Read the predicate of a verified statement.
 
         Raises:
-            IntegrityError: A field is missing, unknown, empty or of another type, or `sequence` is below 1.
+            IntegrityError: A field is missing, unknown or of another type, or holds what no name or sequence is.
         """
         fields = Fields(value, what="release predicate")
         found = cls(
-            product=fields.text("product"),
-            version=fields.text("version"),
+            product=check_product(fields.text("product")),
+            version=check_version(fields.text("version")),
             sequence=fields.integer("sequence", low=1),
             channel=fields.text("channel"),
             compat=fields.digest("compat"),
         )
         fields.done()
-        for key, text in (("product", found.product), ("version", found.version), ("channel", found.channel)):
-            if not text:
-                raise fields.fail(f"'{key}' is empty")
+        if not is_channel_name(found.channel):
+            raise fields.fail(f"'channel' is {found.channel[:80]!r}; a name such as 'main' is expected")
         return found
 
 

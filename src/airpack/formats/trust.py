@@ -10,7 +10,6 @@ A role's name fixes what its keys may sign: a builder's key says nothing about a
 """
 
 import base64
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from airpack.formats import package
 from airpack.formats.canonical import emit as emit_canonical
 from airpack.formats.canonical import parse_canonical
 from airpack.formats.fields import Fields
-from airpack.formats.statement import PREDICATE_COSIGN, PREDICATE_PROVENANCE, PREDICATE_RELEASE
+from airpack.formats.statement import PREDICATE_COSIGN, PREDICATE_PROVENANCE, PREDICATE_RELEASE, is_channel_name
 from airpack.types import Digest
 
 POLICY_TARGET: Final = "policy.json"
@@ -39,19 +38,12 @@ DOCUMENT_ROLES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Role -> payloadType, of roles that sign airpack's own documents."""
 
-_CHANNEL = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*\Z", re.ASCII)
-_CHANNEL_SIZE = 63  # characters
 _SCHEMA_POLICY = "airpack.policy/1"
 _SCHEMA_REVOCATIONS = "airpack.revocations/1"
 _REQUIRED = ("release", "packer")  # without them nothing can ever be imported
 _KEYS = 64
 _SITES = 10_000
 _RELEASES = 100_000
-
-
-def is_channel_name(text: str) -> bool:
-    """Return whether `text` can name a channel: as a product name, `[a-z0-9]+([._-][a-z0-9]+)*`, at most 63 long."""
-    return len(text) <= _CHANNEL_SIZE and _CHANNEL.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from airpack.formats.statement import PREDICATE_VSA, Resource, Statement, vsa
 from airpack.formats.times import emit_time
 from airpack.fsops import NewFile
 from airpack.ops.host import check_host
-from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.ops.medium import find_head, names, read_head, unlisted
 from airpack.ops.recover import exclusive, write_receipt
 from airpack.ops.site import Site
 from airpack.ops.trust import site_refresh
@@ -119,6 +119,7 @@ class _Import:
         self._missing: list[Digest] = []
         self._needed = 0
         self._held: ReleaseRow | None = None
+        self._bulk = True
 
     def admit(self) -> Admitted:
         """Steps 1 to 9 of admission."""
@@ -134,10 +135,16 @@ class _Import:
             check_host(admitted.release)
         with self._steps.step("space"):
             self._check_space(admitted)
-        if self._missing:
+        self._bulk = bool(self._missing) or not self._is_head_alone(admitted)
+        if self._bulk:
             with self._steps.step("volumes"):
                 reader.check_volumes(admitted.manifest, self._head.parent)
         return admitted
+
+    def _is_head_alone(self, admitted: Admitted) -> bool:
+        """Return whether only a head came: it refreshes the metadata of a release that is held already."""
+        beside = unlisted(self._head, admitted.manifest)
+        return len(beside) + 1 == len(names(self._head.parent))
 
     def _find_held(self, admitted: Admitted) -> ReleaseRow | None:
         row = self._site.catalog.release(admitted.release.digest)
@@ -193,8 +200,8 @@ class _Import:
         if ignored:
             self._reporter.note(f"{len(ignored)} files on the medium are not of this package and were not opened")
         whole = self._held is not None and not self._missing
-        if whole or self._dry_run:
-            receipt = self._repeat(admitted, ignored) if whole and not self._dry_run else None
+        if self._dry_run or (whole and not self._bulk):
+            receipt = self._repeat(admitted, ignored) if not self._dry_run else None
             return Imported(self._held, admitted.name, admitted.release.digest, receipt, whole, self._needed, ignored)
         corr = self._site.log.intent(
             Event.IMPORT,
@@ -209,7 +216,7 @@ class _Import:
             raise
         receipt = write_receipt(self._site, row)
         self._site.log.result(corr, Outcome.DONE, subject=self._subject, data={"receipt": str(Digest.of(row.receipt))})
-        return Imported(row, admitted.name, row.digest, receipt, False, self._needed, ignored)
+        return Imported(row, admitted.name, row.digest, receipt, whole, self._needed, ignored)
 
     def _repeat(self, admitted: Admitted, ignored: tuple[str, ...]) -> Path:
         assert self._held is not None
@@ -238,7 +245,7 @@ class _Import:
         self._site.store.adopt((digest, quarantine / digest.hex) for digest in self._missing)
         for data in admitted.small.values():
             self._site.store.put(data)
-        row = self._row(admitted)
+        row = self._held if self._held is not None and not self._missing else self._row(admitted)
         self._site.catalog.add_release(row, _sizes(admitted))
         fsops.remove_tree(quarantine)
         return row

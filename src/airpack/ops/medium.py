@@ -22,7 +22,7 @@ def find_head(path: Path) -> Path:
         if not os.path.lexists(path):
             raise NotFoundError(f"no file or folder {path}", path=str(path))
         return path.absolute()
-    heads = [name for name in _names(path) if name.endswith(SUFFIX)]
+    heads = [name for name in names(path) if name.endswith(SUFFIX)]
     if not heads:
         raise NotFoundError(
             f"no head in {path}: no file there ends in {SUFFIX}",
@@ -48,10 +48,15 @@ def read_head(path: Path) -> bytes:
 def unlisted(head: Path, manifest: PackageManifest) -> list[str]:
     """Return the names beside the head that the package does not list. They are never opened."""
     listed = {head.name, *(volume.name for volume in manifest.volumes)}
-    return [name for name in _names(head.parent) if name not in listed]
+    return [name for name in names(head.parent) if name not in listed]
 
 
-def _names(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
+    """Return the names in `folder`, sorted.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208, names only: nothing on a medium is opened unasked
     except OSError as error:

@@ -116,8 +116,9 @@ def unpack(
 ) -> None:
     """Deliver the wanted files to `sink`, in stream order, every byte verified.
 
-    When this returns, each wanted file of the manifest was committed once. With nothing wanted, volumes are only
-    checked by `check_volumes`; otherwise each table is verified too.
+    When this returns, every chunk of every volume had its signed digest, and each wanted file of the manifest was
+    committed once. Frames that touch no wanted file are hashed, but not decoded: a medium is either as it was signed or
+    refused, whatever a site holds already.
 
     Args:
         manifest: The signed package manifest.
@@ -125,7 +126,7 @@ def unpack(
         folder: Where the volumes lie.
         wanted: Digests of the files to deliver; digests that the package does not list are not looked for.
         sink: Takes the files.
-        reporter: Receives progress in raw bytes of wanted files.
+        reporter: Receives progress in stored bytes.
         workers: Threads that verify and decode, at least 1.
         task: What `reporter` is told is being done.
 
@@ -137,9 +138,7 @@ def unpack(
     """
     check_volumes(manifest, folder)
     stream = plan.Stream(manifest.files, wanted)
-    if not stream.wanted:
-        return
-    reporter.start(task, sum(manifest.files[number].size for number in stream.wanted))
+    reporter.start(task, sum(info.data for info in manifest.volumes))
     delivery = _Delivery(manifest.files, sink)
     jobs = _jobs(manifest, payload_digest, folder, stream)
     try:
@@ -150,7 +149,7 @@ def unpack(
             for frame in frames:
                 for piece in frame.pieces:
                     delivery.take(piece.file, frame.data[piece.start : piece.stop])
-                    reporter.advance(piece.stop - piece.start, frame.volume)
+                reporter.advance(frame.stored, frame.volume)
     finally:
         delivery.abort()
         reporter.finish()
@@ -168,9 +167,10 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """A frame's verified bytes and which parts of them are wanted."""
+    """A frame's verified bytes, as far as they are wanted, and which parts of them are."""
 
     volume: str
+    stored: int
     data: memoryview
     pieces: list[plan.Piece]
 
@@ -178,16 +178,14 @@ class _Decoded:
 def _jobs(
     manifest: PackageManifest, payload_digest: Digest, folder: Path, stream: plan.Stream
 ) -> Generator[_Job, None, None]:
-    """Read the volumes in order and yield the frames that touch wanted files."""
+    """Read the volumes in order and yield all their frames."""
     start = 0
     for position, info in enumerate(manifest.volumes):
         with _Volume(folder, info) as volume:
             volume.check_header(manifest.header(payload_digest, position))
             table = volume.read_table(start, stream.total, is_last=position + 1 == len(manifest.volumes))
             for frame in table.frames():
-                pieces = stream.pieces(frame.offset, frame.size)
-                if pieces:
-                    yield _Job(volume, frame, volume.read_frame(frame), pieces)
+                yield _Job(volume, frame, volume.read_frame(frame), stream.pieces(frame.offset, frame.size))
             start = table.end
 
 
@@ -198,11 +196,13 @@ def _decode(job: _Job) -> _Decoded:
         if hashlib.sha256(view[at : at + chunk.stored]).digest() != chunk.digest:
             raise job.volume.error(IntegrityError, "does not have its signed digest", chunk, hint=_COPY_AGAIN)
         at += chunk.stored
+    if not job.pieces:
+        return _Decoded(job.volume.info.name, len(job.stored), memoryview(b""), [])
     try:
         data = codec.decode(job.frame.codec, job.stored, job.frame.size)
     except IntegrityError as error:
         raise job.volume.error(IntegrityError, f"is not what the table says: {error}", *job.frame.chunks) from error
-    return _Decoded(job.volume.info.name, memoryview(data), job.pieces)
+    return _Decoded(job.volume.info.name, len(job.stored), memoryview(data), job.pieces)
 
 
 def _cost(job: _Job) -> int:

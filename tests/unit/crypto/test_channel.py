@@ -179,7 +179,14 @@ class TestPublish:
 
     @pytest.mark.parametrize("writes", range(5))
     def test_a_crash_at_any_write_leaves_the_old_state_whole(
-        self, made: Channel, folder: Path, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch, writes: int
+        self,
+        made: Channel,
+        folder: Path,
+        tmp_path: Path,
+        now: datetime,
+        *,
+        monkeypatch: pytest.MonkeyPatch,
+        writes: int,
     ) -> None:
         """The writes are two targets, targets.json, snapshot.json and, last, timestamp.json."""
         before, new = made.metadata(), {"enc@1.json": b"index", "policy.json": b"policy 2"}

@@ -1,7 +1,11 @@
 import base64
+import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from securesystemslib.dsse import Envelope as OtherEnvelope
 from securesystemslib.signer import CryptoSigner
 
@@ -199,3 +203,22 @@ def test_a_bundle_names_its_key_as_cosign_does() -> None:
     envelope, hint = bundle.parse(sign_statement(A, statement()))
     assert envelope.payload == statement().emit()
     assert base64.b64decode(hint) == PublicKey.from_der(A.public.der).fingerprint.raw
+
+
+def test_the_example_of_the_specification_page_can_be_made_again() -> None:
+    """Ed25519 is deterministic, and the key is that of RFC 8032 section 7.1, test 1."""
+    page = (Path(__file__).parents[3] / "docs/spec/trust.md").read_text()
+    example, payload = re.findall(r"```json\n(.*?)```", page, re.DOTALL)[:2]
+    secret = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+    key = PrivateKey(ed25519.Ed25519PrivateKey.from_private_bytes(secret))
+    shown = json.loads(payload)
+    made = sign_statement(
+        key,
+        Statement(
+            shown["subject"][0]["name"],
+            Digest("sha256:" + shown["subject"][0]["digest"]["sha256"]),
+            shown["predicateType"],
+            shown["predicate"],
+        ),
+    )
+    assert json.loads(made) == json.loads(example)

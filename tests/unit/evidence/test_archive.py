@@ -130,6 +130,14 @@ def test_a_gap_between_files_is_refused() -> None:
         read_archive(one[:start] + b"extra" + directory + moved)
 
 
+def test_a_directory_that_is_not_there_is_refused() -> None:
+    one = write_archive({"a": b"1"})
+    start = one.index(b"PK\x01\x02")
+    end = one[one.index(b"PK\x05\x06") :]
+    with pytest.raises(IntegrityError, match="cut short"):
+        read_archive(one[:start] + end[:12] + struct.pack("<I", 0) + end[16:])
+
+
 def test_too_many_entries_are_refused_before_they_are_read() -> None:
     files = {f"f{number:05}": b"" for number in range(MAX_ENTRIES)}
     assert len(read_archive(write_archive(files))) == MAX_ENTRIES

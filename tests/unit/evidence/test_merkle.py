@@ -186,4 +186,5 @@ def test_verifiers_refuse_ranges_that_cannot_be() -> None:
     assert not verify_inclusion(LEAVES[0], 0, 0, (), EMPTY_ROOT)
     assert not verify_inclusion(LEAVES[0], -1, 1, (), LEAVES[0])
     assert not verify_consistency(2, 1, TREE.root(2), TREE.root(1), ())
+    assert not verify_consistency(3, 5, TREE.root(3), TREE.root(5), ())
     assert not verify_consistency(-1, 1, EMPTY_ROOT, TREE.root(1), ())

@@ -36,11 +36,12 @@ def test_architectures_have_their_oci_names(machine: str, wide: bool, name: str)
 
 
 def test_memory_without_limits_is_all_of_it(tmp_path: Path) -> None:
-    assert host.read_host(_machine(tmp_path, {})).memory == 8 << 30
+    assert host._memory(_machine(tmp_path, {}), 64 << 30) == 8 << 30
 
 
-def test_memory_that_nobody_tells_is_zero(tmp_path: Path) -> None:
-    assert host.read_host(tmp_path).memory == 0
+def test_memory_is_what_the_system_call_tells_where_no_file_does(tmp_path: Path) -> None:
+    assert host._memory(tmp_path, 3 << 30) == 3 << 30
+    assert host._memory(_machine(tmp_path, {}), 3 << 30) == 3 << 30
 
 
 def test_a_limit_of_a_parent_group_binds(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_limit_of_a_parent_group_binds(tmp_path: Path) -> None:
             "sys/fs/cgroup/slice/job/memory.max": "max\n",
         },
     )
-    assert host.read_host(root).memory == 1 << 30
+    assert host._memory(root, 64 << 30) == 1 << 30
 
 
 def test_old_control_groups_bind_as_well(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_old_control_groups_bind_as_well(tmp_path: Path) -> None:
             "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000\n",
         },
     )
-    assert host.read_host(root).memory == 512 << 20
+    assert host._memory(root, 64 << 30) == 512 << 20
     assert host._cpus(root, 64) == 2
 
 
@@ -73,7 +74,7 @@ def test_a_group_outside_the_namespace_is_read_at_its_mount(tmp_path: Path) -> N
     root = _machine(
         tmp_path, {"proc/self/cgroup": "0::/../../other\n", "sys/fs/cgroup/memory.max": "1048576\n", "memory.max": "1"}
     )
-    assert host.read_host(root).memory == 1 << 20
+    assert host._memory(root, 64 << 30) == 1 << 20
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("50000 100000", 1), ("250000 100000", 3), ("max 100000", 64)])

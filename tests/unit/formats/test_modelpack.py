@@ -104,7 +104,7 @@ def good() -> tuple[oci.Manifest, dict[str, Any]]:
 def test_a_config_with_anything_more_or_less_is_refused() -> None:
     manifest, config = good()
     assert read_model(manifest, emit(config), what="m").name == "m"
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"minVram": 1},
         {"descriptor": {}},
         {"descriptor": {"name": "m", "licenses": ["a", "b"]}},
@@ -112,7 +112,8 @@ def test_a_config_with_anything_more_or_less_is_refused() -> None:
         {"config": {"precision": "fp16"}},
         {"modelfs": {"type": "layers", "diffIds": []}},
         {"modelfs": {"type": "tar", "diffIds": config["modelfs"]["diffIds"]}},
-    ):
+    )
+    for change in changes:
         with pytest.raises(IntegrityError):
             read_model(manifest, emit(config | change), what="m")
 

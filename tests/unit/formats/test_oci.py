@@ -17,7 +17,7 @@ INDEX = oci.Index((CHILD,), {"dev.airpack.release": "a@1"})
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 annotations = st.dictionaries(texts, texts, max_size=3)
-media_types = st.from_regex(r"[a-z]{1,9}/[a-z0-9.+-]{0,20}[a-z]", fullmatch=True)
+media_types = st.from_regex(r"[a-z]{1,9}/[a-z][a-z0-9.+-]{0,20}", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32).map(Digest.from_raw)
 platforms = st.sampled_from([{}, {"os": "linux", "architecture": "arm64"}])
 

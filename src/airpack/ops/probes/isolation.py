@@ -298,7 +298,13 @@ class _Streams:
                 if left <= 0:
                     self.late = True
                     return
-                for key, _ in selector.select(left):
+                # Once the launcher is done nobody is waited for: where no namespace holds them, a process that was left
+                # behind may keep the other two open.
+                running = self._status in selector.get_map()
+                ready = selector.select(left if running else 0)
+                if not ready and not running:
+                    return
+                for key, _ in ready:
                     data = os.read(key.fd, _PIPE)
                     if not data:
                         selector.unregister(key.fd)

@@ -122,7 +122,7 @@ def run_probe(
         StorageError: The golden file or the launcher could not be read or started.
     """
     host = read_host()
-    limit = memory or min(host.memory or _MEMORY, _MEMORY)
+    limit = memory or min(host.memory, _MEMORY)
     try:
         with contextlib.ExitStack() as stack:
             if probe.kind == "command":
