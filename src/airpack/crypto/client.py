@@ -363,7 +363,7 @@ def _is_older(trusted: TrustedMetadataSet, metadata: Mapping[str, bytes], state:
     site's own set.
     """
     data = metadata.get("timestamp.json")
-    if data is None or Timestamp.type not in trusted or Snapshot.type in trusted:
+    if data is None or Timestamp.type not in trusted:
         return False
     offered = _signed_timestamp(trusted.root, data)
     if offered is not None:

@@ -11,7 +11,7 @@ from airpack.errors import AirpackError, IntegrityError
 from airpack.evidence.records import Event, Outcome, Subject
 from airpack.ops.activate import active_release
 from airpack.ops.generations import damage, load_release
-from airpack.ops.recover import exclusive
+from airpack.ops.recover import exclusive, locked
 from airpack.ops.site import Site
 from airpack.policy import lifecycle
 from airpack.store.blobs import hash_file
@@ -41,7 +41,7 @@ def fsck(site: Site, *, reporter: Reporter | None = None) -> Fsck:
         IntegrityError: Something is damaged; `document` names all of it.
         BusyError: Another airpack works on this site.
     """
-    with exclusive(site):
+    with locked(site):
         checks = []
         found: list[str] = []
         parts: dict[str, Callable[[], tuple[int, list[str]]]] = {

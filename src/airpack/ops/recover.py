@@ -26,7 +26,7 @@ def exclusive(site: Site) -> Iterator[None]:
         IntegrityError: The evidence log does not hold; nothing is done then.
         StorageError: The evidence log cannot append; nothing is done then.
     """
-    with fsops.Lock(site.root / ".lock"):
+    with locked(site):
         _clear_temporary(site)
         _settle_intents(site)
         _settle_trials(site)
@@ -34,7 +34,22 @@ def exclusive(site: Site) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked(site: Site) -> Iterator[None]:
+    """Hold the site's lock and leave everything as it is: for `fsck`, which must see what is wrong.
+
+    Raises:
+        BusyError: Another airpack works on this site.
+    """
+    with fsops.Lock(site.root / ".lock"):
+        yield
+
+
 def _clear_temporary(site: Site) -> None:
+    for generation in site.catalog.generations():
+        # Its number was allotted, its tree never came to stand.
+        if not site.tree(generation).exists() and site.catalog.active(generation.product) != generation:
+            site.catalog.drop_generation(generation)
     for path in (site.root / "generations").glob("*/.*.part"):
         fsops.remove_tree(path)
     for path in (site.root / "ingest").glob("trust-*"):

@@ -28,7 +28,7 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
     """
 
     def run(head: Head) -> TrustedChannel:
-        with _copied(site) as state:
+        with _copied(site, site.root / "ingest") as state:
             channel = _refreshed(site, state, head, record=keep)
             if keep and _versions(site) != channel.versions:
                 versions = {f"{role}_version": version for role, version in channel.versions.items()}
@@ -51,7 +51,7 @@ def fresh_refresh(root: bytes, now: datetime) -> Callable[[Head], TrustedChannel
 
 def stored_channel(site: Site) -> TrustedChannel | None:
     """Return the channel as the site last saw it, whether expired or not; None before the first import."""
-    with _copied(site) as state:
+    with _copied(site, None) as state:  # readers hold no lock, and may not be able to write to the site
         try:
             return reload(state, root=site.pinned_root())
         except NotFoundError:
@@ -70,8 +70,9 @@ def _versions(site: Site) -> Mapping[str, int]:
 
 
 @contextmanager
-def _copied(site: Site) -> Iterator[Path]:
-    state = Path(tempfile.mkdtemp(prefix="trust-", dir=site.root / "ingest"))
+def _copied(site: Site, place: Path | None) -> Iterator[Path]:
+    """Copy the trust state into a new folder in `place`, None for the system's temporary one."""
+    state = Path(tempfile.mkdtemp(prefix="trust-", dir=place))
     try:
         shutil.copytree(site.trust, state, symlinks=True, dirs_exist_ok=True)
         yield state

@@ -225,6 +225,16 @@ class TestLoad:
             Channel.load(folder)
         assert made.name == "main"
 
+    @pytest.mark.parametrize(("name", "role"), [("1.snapshot.json", "snapshot"), ("1.targets.json", "targets")])
+    def test_another_file_by_the_same_key_is_found(self, made: Channel, folder: Path, name: str, role: str) -> None:
+        path = folder / "metadata" / name
+        metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+        metadata.signed.expires += DAY
+        path.write_bytes(channel_module._signed(metadata.signed, KEYS[role]))
+        with pytest.raises(TrustError, match="not the file that was signed"):
+            Channel.load(folder)
+        assert made.name == "main"
+
     def test_a_changed_target_is_found(self, made: Channel, folder: Path) -> None:
         (path,) = (folder / "targets").glob("*.policy.json")
         path.write_bytes(b"policy X")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Key, MetaFile, Root, TargetFile
 
-from airpack.crypto.client import check_root, root_fingerprint
+from airpack.crypto.client import check_root, reload, root_fingerprint
 from airpack.crypto.keys import PrivateKey
 from airpack.errors import (
     ExpiredError,
@@ -460,6 +460,29 @@ class TestForm:
         (site.state / "root_history").write_text("a file where a folder should be")
         with pytest.raises(StorageError, match="trust state"):
             site.refresh(sim.medium())
+
+
+class TestReload:
+    def test_says_what_the_site_last_saw_expired_or_not(self, sim: Any, site: Any) -> None:
+        past = type(sim)(now=datetime(2001, 1, 1, tzinfo=UTC))
+        site.root = past.files["1.root.json"]
+        publish(past, enc_1=b"index", policy=b"policy 2")
+        seen = site.refresh(past.medium(), past.now)
+        again = reload(site.state, root=site.root)
+        assert (again.versions, again.names, again.issued) == (seen.versions, seen.names, seen.issued)
+        assert again.target("policy.json") == b"policy 2"
+
+    def test_finds_nothing_before_the_first_refresh(self, site: Any, tmp_path: Any) -> None:
+        with pytest.raises(NotFoundError, match="no channel metadata yet"):
+            reload(tmp_path / "trust", root=site.root)
+
+    @pytest.mark.parametrize("name", ["timestamp.json", "snapshot.json", "targets.json"])
+    def test_checks_every_signature_again(self, sim: Any, site: Any, name: str) -> None:
+        site.refresh(sim.medium())
+        path = site.state / name
+        path.write_bytes(path.read_bytes().replace(b'"expires":"2031', b'"expires":"2039').replace(b"2032", b"2039"))
+        with pytest.raises(TrustError):
+            reload(site.state, root=site.root)
 
 
 class TestCheckRoot:

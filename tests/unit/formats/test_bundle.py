@@ -124,6 +124,11 @@ class TestReferrer:
         )
         assert Digest.of(bundle.EMPTY) == Digest(empty)
 
+    def test_is_told_from_other_blobs(self) -> None:
+        assert bundle.is_referrer(MANIFEST)
+        for other in (DATA, b"{}", b"[]", b"weights", changed(MANIFEST, "subject"), changed(MANIFEST, "mediaType")):
+            assert not bundle.is_referrer(other)
+
     def test_other_annotations_are_passed_over(self) -> None:
         assert bundle.parse_referrer(changed(MANIFEST, "annotations", to={"any": "thing"}))[0] == SUBJECT
         assert bundle.parse_referrer(changed(MANIFEST, "annotations"))[0] == SUBJECT

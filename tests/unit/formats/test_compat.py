@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped] # no stubs are published with it
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
-from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]  # no stubs
 from hypothesis import given
 from hypothesis import strategies as st
-from in_toto_attestation.predicates.provenance.v1 import provenance_pb2  # type: ignore[import-untyped]
-from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
-from in_toto_attestation.v1.statement import Statement as OtherStatement  # type: ignore[import-untyped]
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2  # type: ignore[import-untyped]  # no stubs
+from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]  # no stubs
+from in_toto_attestation.v1.statement import Statement as OtherStatement  # type: ignore[import-untyped]  # no stubs
 
 from airpack.errors import IntegrityError
 from airpack.formats.canonical import emit as emit_canonical

@@ -329,7 +329,10 @@ def reachable(config: dict[str, Any]) -> bool:
 
 
 def end_descendants(program: int) -> None:
-    """Kill the program and what it left behind. Orphans come to this process, so none escapes by forking away."""
+    """Kill the program and what it left behind. Orphans come to this process, so none escapes by forking away.
+
+    Without a /proc to list them by, those that left the program's session stay: one of the weaknesses of mode `none`.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(program, signal.SIGKILL)
     task = Path(f"/proc/self/task/{os.getpid()}/children")
