@@ -217,13 +217,14 @@ class _Build:
         if out.exists() and any(out.iterdir()):
             raise InputError(f"{out} is not empty", hint="choose a new folder for the layout")
         writer = LayoutWriter(out)
-        docs = self._documents(writer.add(self._inputs.sources, self._reporter))
+        digests = writer.add(self._inputs.sources, self._reporter)
+        docs = self._documents(digests)
         built, blobs, repeated = self._release(docs)
         for data in blobs.values():
             writer.put(data)
         referrers = {digest: blobs[digest] for digest in built.attestations}
         writer.finish(built.name, Descriptor(oci.INDEX, docs.digest, len(docs.index)), referrers)
-        sizes = {source.path: source.size for source in self._inputs.sources}
+        sizes = {digest: source.size for digest, source in zip(digests, self._inputs.sources, strict=True)}
         return BuildResult(
             built=built,
             product=self._spec.product,
