@@ -3,8 +3,8 @@
     1. memory: one model (4 GiB) is built, verified and imported; the peak of each process must stay under 256 MiB
     2. ratios: one model (1 GiB), in alternating rounds, against the shell pipelines that do the same without proof
 
-The model is a safetensors file of Gaussian bf16 weights, the same bytes every time. CPU seconds are the figure to trust:
-wall time on a shared machine says as much about its other users.
+The model is a safetensors file of Gaussian bf16 weights, the same bytes every time. CPU seconds are the figure to
+trust: wall time on a shared machine says as much about its other users.
 
 Exit codes: 0; 1 when the memory promise fails, and only then; 2 for wrong usage; 3 when it cannot be measured here.
 """
@@ -125,7 +125,7 @@ def measure(command: Sequence[str | Path], *, folder: Path, watch: Path | None =
         complained.seek(0)
         if process.returncode != 0:
             stop(f"{' '.join(words[:2])} ended with exit code {process.returncode}: {complained.read().decode()}")
-        temp = most() - disk_used(watch) if watch else None
+        temp = max(0, most() - disk_used(watch)) if watch else None
         return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss << 10, temp), said.read().decode()
 
 
@@ -178,11 +178,6 @@ def ask(*words: str | Path, folder: Path) -> dict[str, Any]:
     _, said = measure([AIRPACK, *words, "--json"], folder=folder)
     answer: dict[str, Any] = json.loads(said)
     return answer
-
-
-def settle(folder: Path) -> None:
-    """Write out what waits for the disk, so that no command pays for the one before."""
-    subprocess.run(["sync", "-f", folder], check=True)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -255,7 +250,7 @@ def prepare(folder: Path, size: int, seed: int) -> None:
     say(f"making a model of {mib(size)}")
     make_model(folder, size, seed)
     ask("init", "workspace", "--no-passphrase", folder=folder)
-    settle(folder)
+    os.sync()  # here and below: no command pays for writing out what the one before left in memory
 
 
 def make_site(folder: Path) -> None:
@@ -288,7 +283,7 @@ def measure_memory(folder: Path, size: int) -> dict[str, Any]:
         ("verify", VERIFY, package),
         ("import", IMPORT, site),
     ):
-        settle(folder)
+        os.sync()
         say(f"measuring {name}")
         steps[name], said = measure(command, folder=folder, watch=watch)
         answer = json.loads(said)
@@ -315,7 +310,7 @@ def measure_ratios(folder: Path, size: int, rounds: int) -> dict[str, Any]:
         (folder / "plain").mkdir()
         for pair in PAIRS:
             for name in pair if number % 2 else reversed(pair):
-                settle(folder)
+                os.sync()
                 say(f"round {number} of {rounds}: {name}")
                 runs[name].append(measure(COMMANDS[name], folder=folder)[0])
         sizes = {"bytes_packed": _bytes_in(folder / "package"), "bytes_tar": (folder / "plain.tar.zst").stat().st_size}
@@ -333,8 +328,8 @@ def measure_ratios(folder: Path, size: int, rounds: int) -> dict[str, Any]:
 
 
 PAIRS: Final = (
-    ("airpack build", "tar | zstd -T2 -3 | tee >(openssl dgst -sha256)"),
-    ("airpack import", "zstd -d | tar x && sync -f"),
+    ("airpack build", "tar, zstd -T2 -3, tee, openssl dgst"),
+    ("airpack import", "zstd -d, tar x, sync -f"),
 )
 COMMANDS: Final[Mapping[str, Sequence[str | Path]]] = {
     PAIRS[0][0]: build_command("package"),
@@ -353,7 +348,8 @@ def _speed(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, float]:
 
 
 def _median(usages: Sequence[Usage], figure: str) -> float:
-    return statistics.median(getattr(usage, figure) for usage in usages)
+    figures: list[float] = [getattr(usage, figure) for usage in usages]
+    return statistics.median(figures)
 
 
 def _bytes_in(folder: Path) -> int:
@@ -457,9 +453,7 @@ def memory_lines(memory: Mapping[str, Any]) -> list[str]:
     rows = [(f"{mib(raw)} of bf16", "wall s", "CPU s", "MB/s", "MB per CPU s", "peak memory", "temporary disk")]
     for name, step in memory["steps"].items():
         speeds = (f"{raw / step[figure] / _MB:.0f}" for figure in ("wall", "cpu"))
-        rows.append(
-            (name, f"{step['wall']:.1f}", f"{step['cpu']:.1f}", *speeds, mib(step["peak"]), mib(step["temp"]))
-        )
+        rows.append((name, f"{step['wall']:.1f}", f"{step['cpu']:.1f}", *speeds, mib(step["peak"]), mib(step["temp"])))
     return [*table(rows), "", f"Package: {mib(packed)}, {packed / raw:.3f} of the model. {promise_line(memory)}"]
 
 
@@ -474,10 +468,9 @@ def ratio_lines(ratios: Mapping[str, Any]) -> list[str]:
     """Return the second part for people."""
     raw = ratios["bytes_raw"]
     rows = [(f"{mib(raw)} of bf16, {ratios['rounds']} rounds", "wall s (min to max)", "CPU s (min to max)")]
-    rows += [
-        (f"`{name}`", *(_spread([run[figure] for run in runs]) for figure in ("wall", "cpu")))
-        for name, runs in ratios["runs"].items()
-    ]
+    for name, runs in ratios["runs"].items():
+        wall, cpu = (_spread([run[figure] for run in runs]) for figure in ("wall", "cpu"))
+        rows.append((name, wall, cpu))
     speed = ratios["speed"]
     lines = [
         f"- {ours.removeprefix('airpack ')}: {speed[ours]['cpu']:.2f} times as fast by CPU, "
@@ -496,12 +489,18 @@ def machine_lines(results: Mapping[str, Any]) -> list[str]:
     """Return the machine and the date for people."""
     machine = results["machine"]
     extensions = "with" if machine["sha_instructions"] else "without"
-    return [
-        f"Measured {results['date']} with airpack {results['airpack']}: {machine['cpu']} ({machine['cores']} cores, "
-        f"{extensions} SHA instructions), {mib(machine['memory'])} of memory, {machine['file_system']}, "
-        f"{machine['system']}, Linux {machine['kernel']}, Python {machine['python']}, {machine['openssl']}, "
-        f"libzstd {machine['libzstd']}; load {machine['load'][0]} at the start."
-    ]
+    facts = (
+        f"{machine['cpu']} ({machine['cores']} cores, {extensions} SHA instructions)",
+        f"{mib(machine['memory'])} of memory",
+        machine["file_system"],
+        machine["system"],
+        f"Linux {machine['kernel']}",
+        f"Python {machine['python']}",
+        machine["openssl"],
+        f"libzstd {machine['libzstd']}",
+        f"load {machine['load'][0]} at the start",
+    )
+    return [f"Measured {results['date']} with airpack {results['airpack']}:", f"{', '.join(facts)}."]
 
 
 def report(results: Mapping[str, Any]) -> list[str]:
@@ -516,12 +515,17 @@ def report(results: Mapping[str, Any]) -> list[str]:
 
 def write_page(page: Path, lines: Sequence[str]) -> None:
     """Put `lines` between the markers of a Markdown page."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
+    before, after = split_page(page)
+    page.write_text("\n".join([before + BEGIN, "", *lines, "", END + after]), encoding="utf-8")
+
+
+def split_page(page: Path) -> tuple[str, str]:
+    """Return what stands before and after the markers of a page; end when it has none."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         stop(f"{page} has no {BEGIN} and {END} to write between")
-    page.write_text("\n".join([before + begin, "", *lines, "", end + after]), encoding="utf-8")
+    return before, after
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
@@ -568,6 +572,8 @@ def main() -> int:
     with_memory, with_ratios = chosen.part != "ratios", chosen.part != "memory"
     if with_ratios:
         check_tools()
+    if chosen.write:
+        split_page(chosen.write)
     # A model, its package and its copy at the site; then also the .tar.zst and what it unpacks to.
     check_room(chosen.folder, [3 * chosen.size * with_memory, 5 * chosen.ratio_size * with_ratios])
     signal.signal(signal.SIGTERM, _interrupt)

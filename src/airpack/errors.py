@@ -9,6 +9,7 @@
     │   └─ ExpiredError             expired        metadata past its date
     ├─ PolicyError             12   policy         refused by policy
     │   ├─ IncompatibleError        incompatible   model, runtime and host do not fit
+    │   ├─ RevokedError             revoked        withdrawn by its channel
     │   └─ ProbeError               probe          the smoke test did not pass
     ├─ RollbackError           13   rollback       older than the floor, or contradicts what is held
     ├─ StorageError            20   storage        disk full, I/O error
@@ -94,6 +95,12 @@ class IncompatibleError(PolicyError):
     """Model, runtime and host do not fit together, or it could not be decided that they do."""
 
     code = "incompatible"
+
+
+class RevokedError(PolicyError):
+    """The channel has withdrawn the release."""
+
+    code = "revoked"
 
 
 class ProbeError(PolicyError):

@@ -125,7 +125,13 @@ def show(release: str, site: Path, as_json: bool) -> None:
     from airpack.ops.status import show as run
 
     document = run(Site.open(site), release)
-    output.show(document, output.table((key, _shown(value)) for key, value in document.items()), as_json=as_json)
+    lines = output.table((key, _shown(value)) for key, value in document.items() if key != "history")
+    lines += ["", "decisions on record"]
+    lines += output.table(
+        (f"  {item['seq']}", item["time"], item["event"], item["phase"], item["outcome"], _shown(item["data"]))
+        for item in document["history"]
+    )
+    output.show(document, lines, as_json=as_json)
 
 
 def _shown(value: Any) -> str:
@@ -145,6 +151,7 @@ def status(site: Path, as_json: bool) -> None:
     """Show what runs, what stands behind it, and how fresh the channel's metadata is."""
     from airpack.ops.site import Site
     from airpack.ops.status import status as run
+    from airpack.types import State
 
     found = run(Site.open(site))
     document = found.document()
@@ -157,6 +164,8 @@ def status(site: Path, as_json: bool) -> None:
         lines.append("warning  this is a STARTER channel: one machine holds every key, every threshold is 1")
     for product in found.products:
         active = f"{product.active.version} runs" if product.active else "nothing runs"
+        if product.active is not None and product.active.state is State.REVOKED:
+            active += " although its channel has WITHDRAWN it"
         behind = ", ".join(row.version for row in product.known_good) or "none"
         lines.append(f"{product.name}: {active}; known good: {behind}")
     lines.append(f"evidence {found.records} records")

@@ -15,7 +15,9 @@ import rfc8785
 from airpack.errors import IntegrityError
 from airpack.types import Limits
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{\]}]', re.DOTALL)
+# A string that does not end matches too, as far as it goes: tried again from each of its quotes, it would take time
+# that grows with the square of its length.
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 
 
 def emit(value: Any) -> bytes:

@@ -10,8 +10,9 @@ Refusing what is not known is a safety rule: a constraint that goes unread is a 
 import base64
 import binascii
 import difflib
+import tomllib
 from collections.abc import Collection
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from airpack.errors import AirpackError, IntegrityError
 from airpack.types import Digest
@@ -19,6 +20,7 @@ from airpack.types import Digest
 _T = TypeVar("_T")
 _MISSING: Any = object()
 _TEXT = 4096  # characters
+_SHOWN = 60  # characters of a value or key in a message
 
 
 class Fields:
@@ -38,6 +40,24 @@ class Fields:
         self._value: dict[str, Any] = value
         self._known: set[str] = set()
 
+    @classmethod
+    def from_toml(cls, data: bytes, *, what: str, error: type[AirpackError]) -> Self:
+        """Return the top table of a TOML document.
+
+        Args:
+            data: TOML 1.0 in UTF-8; the caller bounds its length.
+            what: The file's name, for messages.
+            error: As for the class.
+
+        Raises:
+            AirpackError: Of the class `error`: it is not TOML, or not such that it can be read here.
+        """
+        try:
+            table = tomllib.loads(data.decode())
+        except (ValueError, RecursionError) as reason:  # numbers of thousands of digits, thousands of brackets
+            raise error(f"{what} is not TOML: {reason}") from reason
+        return cls(table, what=what, error=error)
+
     def __contains__(self, key: str) -> bool:
         return key in self._value
 
@@ -51,13 +71,12 @@ class Fields:
         if value is _MISSING:
             if default is _MISSING:
                 near = difflib.get_close_matches(key, sorted(self._value.keys() - self._known), 1, cutoff=0.75)
-                raise self.fail(
-                    f"'{key}' is missing", hint=f"did you mean '{key}' by '{near[0][:60]}'?" if near else ""
-                )
+                hint = f"did you mean '{key}' by {near[0][:_SHOWN]!r}?" if near else ""
+                raise self.fail(f"'{key}' is missing", hint=hint)
             found: _T = default
             return found
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.fail(f"'{key}' must be {name}, found {str(value)[:60]!r}")
+            raise self.fail(f"'{key}' must be {name}, found {_shown(value)}")
         return value
 
     def text(self, key: str, default: str = _MISSING, *, choices: Collection[str] = ()) -> str:
@@ -68,21 +87,21 @@ class Fields:
         if choices and value not in choices:
             near = difflib.get_close_matches(value, list(choices), 1)
             hint = f"did you mean {near[0]!r}?" if near else ""
-            raise self.fail(f"'{key}' must be one of {', '.join(sorted(choices))}; found {value[:60]!r}", hint=hint)
+            raise self.fail(f"'{key}' must be one of {', '.join(sorted(choices))}; found {_shown(value)}", hint=hint)
         return value
 
     def integer(self, key: str, default: int = _MISSING, *, low: int = 0, high: int = 2**53 - 1) -> int:
         """Return an integer field within `low` and `high`, both included."""
         value = self._get(key, int, "a whole number", default)
         if not low <= value <= high:
-            raise self.fail(f"'{key}' must be from {low} to {high}, found {value}")
+            raise self.fail(f"'{key}' must be from {low} to {high}, found {_shown(value)}")
         return value
 
     def number(self, key: str, default: float = _MISSING, *, low: float = 0.0, high: float = 1e15) -> float:
         """Return a number field within `low` and `high`, both included."""
         value = self._get(key, (int, float), "a number", default)
-        if not low <= float(value) <= high:
-            raise self.fail(f"'{key}' must be from {low} to {high}, found {value}")
+        if not low <= value <= high:  # compared as it is: a whole number may be too large for a float
+            raise self.fail(f"'{key}' must be from {low} to {high}, found {_shown(value)}")
         return float(value)
 
     def flag(self, key: str, default: bool = _MISSING) -> bool:
@@ -149,7 +168,7 @@ class Fields:
         found = self.text("schema")
         if found != expected:
             raise self.fail(
-                f"schema is {found[:60]!r}; this airpack reads {expected!r}",
+                f"schema is {_shown(found)}; this airpack reads {expected!r}",
                 hint="a newer airpack may read it: see `airpack --version`",
             )
 
@@ -163,4 +182,16 @@ class Fields:
             if key not in self._known:
                 near = difflib.get_close_matches(key, sorted(self._known), 1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(self._known))}"
-                raise self.fail(f"unknown key '{key[:60]}'", hint=hint)
+                raise self.fail(f"unknown key {_shown(key)}", hint=hint)
+
+
+def _shown(value: Any) -> str:
+    """Return `value` for a message, short; what is no text of the document itself is named by its kind."""
+    if isinstance(value, str):
+        return repr(value[:_SHOWN])
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    try:
+        return str(value)[:_SHOWN]
+    except ValueError:  # a whole number of thousands of digits
+        return "a number too long to show"

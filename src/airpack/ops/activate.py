@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airpack.catalog.catalog import Generation, ReleaseRow
-from airpack.errors import AirpackError, IncompatibleError, NotFoundError, PolicyError, ProbeError
+from airpack.errors import AirpackError, IncompatibleError, NotFoundError, ProbeError, RevokedError
 from airpack.evidence.records import Event, Outcome, Subject, clip
 from airpack.formats.names import Ref, parse_ref
 from airpack.formats.release import Release
@@ -143,7 +143,13 @@ def _run(site: Site, row: ReleaseRow, event: Event, reporter: Reporter) -> Activ
         generation = materialise(site, row, release)
         trials = _trials(site, row, release, generation, policy)
     except AirpackError as error:
-        site.log.result(corr, Outcome.FAILED, reason=error.code, data={"message": clip(error.message)})
+        site.log.result(
+            corr,
+            Outcome.FAILED,
+            reason=error.code,
+            subject=[Subject(row.name, row.digest)],
+            data={"message": clip(error.message)},
+        )
         error.document = _outcome(site, row, None, ()).document()
         raise
     return _settle(site, row, generation, trials, corr=corr, reporter=reporter)
@@ -153,8 +159,7 @@ def _permitted(site: Site, row: ReleaseRow, event: Event) -> Release:
     """Steps 1 and 2: whether this release may run here at all."""
     reason = stored_revocations(site).releases.get(row.digest)
     if reason is not None:
-        site.catalog.set_state(row.digest, State.REVOKED, proven=False)
-        raise PolicyError(f"{row.name} was revoked by its channel: {reason}")
+        raise RevokedError(f"{row.name} was revoked by its channel: {reason}", release=row.digest)
     if event is Event.ACTIVATE:
         lifecycle.check_floor(row.product, row.version, row.sequence, site.catalog.floor(row.product), known=True)
     release = load_release(site, row.digest)
@@ -170,6 +175,8 @@ def _refuse(site: Site, row: ReleaseRow, event: Event, error: AirpackError) -> N
         subject=[Subject(row.name, row.digest)],
         data={"message": clip(error.message)},
     )
+    if isinstance(error, RevokedError):
+        site.catalog.set_state(row.digest, lifecycle.step(row.state, Step.REVOKE), proven=False)
     if isinstance(error, IncompatibleError):
         site.catalog.set_state(row.digest, lifecycle.step(row.state, Step.REFUSE))
     error.document = _outcome(site, row, None, ()).document()
@@ -206,7 +213,7 @@ def _settle(
         site.catalog.set_state(row.digest, lifecycle.step(state, Step.SUCCEED))
         site.catalog.confirm(generation, row.sequence)
         site.point(row.product)
-        site.log.result(corr, Outcome.DONE, data=_facts(generation, trials))
+        site.log.result(corr, Outcome.DONE, subject=[Subject(row.name, row.digest)], data=_facts(generation, trials))
         return _outcome(site, row, generation, trials)
     site.catalog.set_state(row.digest, lifecycle.step(state, Step.FAIL), tries=0, proven=False)
     active = site.catalog.active(row.product)
@@ -218,6 +225,7 @@ def _settle(
         corr,
         Outcome.FAILED,
         reason=ProbeError.code,
+        subject=[Subject(row.name, row.digest)],
         data={**_facts(generation, trials), "active_after": _active_name(site, row.product)},
     )
     error = ProbeError(

@@ -144,7 +144,7 @@ def build(
                 spec.version,
                 None,
                 (),
-                out.absolute(),
+                out.resolve(),
                 sizes,
                 0,
                 len(inputs.sources),
@@ -153,7 +153,7 @@ def build(
         stack.enter_context(workspace.lock)
         keys = workspace.private_keys(_SIGNERS, passphrase)
         work = _Build(workspace, spec, Digest.of(text), inputs, keys, now, reporter)
-        return work.package(out.absolute(), volume_size) if form == "package" else work.layout(out.absolute())
+        return work.package(out.resolve(), volume_size) if form == "package" else work.layout(out.resolve())
 
 
 class _Build:

@@ -212,7 +212,7 @@ class _Import:
             row = self._commit(admitted)
         except AirpackError as error:
             data = {"message": clip(error.message)}
-            self._site.log.result(corr, _outcome(error), reason=error.code, data=data)
+            self._site.log.result(corr, _outcome(error), reason=error.code, subject=self._subject, data=data)
             raise
         receipt = write_receipt(self._site, row)
         self._site.log.result(corr, Outcome.DONE, subject=self._subject, data={"receipt": str(Digest.of(row.receipt))})

@@ -27,9 +27,9 @@ from airpack.catalog.catalog import Catalog, Generation
 from airpack.crypto.client import check_root
 from airpack.crypto.keys import PrivateKey, PublicKey
 from airpack.errors import InputError, IntegrityError, NotFoundError
-from airpack.evidence.checkpoint import open_checkpoint
 from airpack.evidence.log import EvidenceLog
-from airpack.evidence.records import Event, Outcome, Subject
+from airpack.evidence.reading import read_records
+from airpack.evidence.records import Event, Outcome, Record, Subject
 from airpack.formats.fields import Fields
 from airpack.formats.note import site_origin
 from airpack.store.blobs import BlobStore
@@ -204,11 +204,13 @@ class Site:
         """The evidence log, verified when first needed."""
         return EvidenceLog.open(self.root / "evidence/log", site_id=self.site_id, key=self.key, clock=self.now)
 
-    def records(self) -> int:
-        """Return the number of records under the signed checkpoint, without opening the log: readers repair nothing."""
-        data = fsops.read_regular(self.root / "evidence/log/checkpoint", Limits.DOCUMENT)
-        origin = site_origin(self.site_id)
-        return open_checkpoint(data, origin=origin, key=self.public_key, what="the evidence log's checkpoint").size
+    def records(self) -> list[Record]:
+        """Return the records of the evidence log, without opening it: readers hold no lock and repair nothing.
+
+        Raises:
+            IntegrityError: They are not those of the signed checkpoint.
+        """
+        return read_records(self.root / "evidence/log", origin=site_origin(self.site_id), key=self.public_key)
 
     def policy(self) -> SitePolicy:
         """Read the operator's policy as it stands now."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from airpack.catalog.catalog import ReleaseRow
 from airpack.crypto.client import TrustedChannel, check_root
+from airpack.evidence.records import Record
 from airpack.formats.times import emit_time
 from airpack.ops.activate import active_release, brief, find_release
 from airpack.ops.generations import load_release
@@ -83,7 +84,7 @@ def status(site: Site) -> SiteStatus:
     channel = stored_channel(site)
     products = tuple(_product(site, name) for name in site.catalog.products())
     starter = channel.starter if channel else check_root(site.pinned_root()).starter
-    return SiteStatus(site, starter, channel, products, site.records(), site.now())
+    return SiteStatus(site, starter, channel, products, len(site.records()), site.now())
 
 
 def _product(site: Site, name: str) -> ProductStatus:
@@ -145,4 +146,21 @@ def show(site: Site, reference: str) -> dict[str, Any]:
         "probe": release.compat.probe.emit() if release.compat.probe else None,
         "bytes": release.compat.total_bytes,
         "files": release.compat.total_files,
+        "history": [
+            _history(record)
+            for record in site.records()
+            if any(subject.digest == row.digest for subject in record.subject)
+        ],
+    }
+
+
+def _history(record: Record) -> dict[str, Any]:
+    return {
+        "seq": record.seq,
+        "time": emit_time(record.time.wall),
+        "event": record.event.value,
+        "phase": record.phase.value,
+        "outcome": record.outcome.value,
+        "reason": record.reason,
+        "data": {key: list(value) if isinstance(value, tuple) else value for key, value in record.data.items()},
     }

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from airpack import fsops
 from airpack.crypto.client import TrustedChannel, refresh, reload
-from airpack.errors import NotFoundError, StorageError
-from airpack.evidence.records import Event, Outcome
+from airpack.errors import NotFoundError, RevokedError, StorageError
+from airpack.evidence.records import Event, Outcome, Subject, clip
 from airpack.formats.head import Head
 from airpack.formats.times import emit_time
 from airpack.formats.trust import REVOCATIONS_TARGET, Revocations
 from airpack.ops.site import Site
+from airpack.types import State
 
 
 def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
@@ -34,6 +35,7 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
                 versions = {f"{role}_version": version for role, version in channel.versions.items()}
                 site.log.note(Event.TRUST, Outcome.DONE, data={"channel": channel.channel, **versions})
                 site.promote_trust(state)
+                _apply_revocations(site, channel)
         return channel
 
     return run
@@ -62,6 +64,21 @@ def stored_revocations(site: Site) -> Revocations:
     """Return the revocations that are in force at the site; none before the first import."""
     channel = stored_channel(site)
     return Revocations.parse(channel.target(REVOCATIONS_TARGET)) if channel is not None else Revocations({})
+
+
+def _apply_revocations(site: Site, channel: TrustedChannel) -> None:
+    """Block what the channel has withdrawn. What runs goes on running, shown as blocked, until somebody decides."""
+    revoked = Revocations.parse(channel.target(REVOCATIONS_TARGET)).releases
+    for row in site.catalog.releases():
+        if row.digest in revoked and row.state not in {State.REVOKED, State.SUPERSEDED}:
+            site.log.note(
+                Event.POLICY,
+                Outcome.REFUSED,
+                reason=RevokedError.code,
+                subject=[Subject(row.name, row.digest)],
+                data={"message": clip(revoked[row.digest])},
+            )
+            site.catalog.set_state(row.digest, State.REVOKED, proven=False)
 
 
 def _versions(site: Site) -> Mapping[str, int]:

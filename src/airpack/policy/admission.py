@@ -21,7 +21,15 @@ from typing import Any
 
 from airpack.crypto import signing
 from airpack.crypto.client import TrustedChannel
-from airpack.errors import AirpackError, IncompatibleError, IntegrityError, PolicyError, ThresholdError, TrustError
+from airpack.errors import (
+    AirpackError,
+    IncompatibleError,
+    IntegrityError,
+    PolicyError,
+    RevokedError,
+    ThresholdError,
+    TrustError,
+)
 from airpack.formats import bundle, dsse, head
 from airpack.formats.compat import CompatDoc
 from airpack.formats.head import Head
@@ -205,7 +213,7 @@ def _check_files(release: Release, manifest: PackageManifest) -> None:
 def _check_revoked(release: Release, revocations: Revocations) -> None:
     reason = revocations.releases.get(release.digest)
     if reason is not None:
-        raise PolicyError(f"{release.name} was revoked by its channel: {reason}", release=release.digest)
+        raise RevokedError(f"{release.name} was revoked by its channel: {reason}", release=release.digest)
 
 
 def _attestations(
