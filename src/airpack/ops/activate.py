@@ -17,6 +17,7 @@ from typing import Any
 from airpack.catalog.catalog import Generation, ReleaseRow
 from airpack.errors import AirpackError, IncompatibleError, NotFoundError, ProbeError, RevokedError
 from airpack.evidence.records import Event, Outcome, Subject, clip
+from airpack.facts.host import HostFacts
 from airpack.formats.names import Ref, parse_ref
 from airpack.formats.release import Release
 from airpack.ops.generations import load_release, materialise
@@ -130,14 +131,18 @@ def rollback(site: Site, product: str, version: str | None, *, reporter: Reporte
 def _run(site: Site, row: ReleaseRow, event: Event, reporter: Reporter) -> Activation:
     policy = site.policy()
     try:
-        release = _permitted(site, row, event)
+        release, facts = _permitted(site, row, event)
     except AirpackError as error:
         _refuse(site, row, event, error)
         raise
     corr = site.log.intent(
         event,
         subject=[Subject(row.name, row.digest)],
-        data={"site_policy": str(policy.digest), "active_before": _active_name(site, row.product)},
+        data={
+            "site_policy": str(policy.digest),
+            "host_facts": str(facts.digest()),
+            "active_before": _active_name(site, row.product),
+        },
     )
     try:
         generation = materialise(site, row, release)
@@ -155,7 +160,7 @@ def _run(site: Site, row: ReleaseRow, event: Event, reporter: Reporter) -> Activ
     return _settle(site, row, generation, trials, corr=corr, reporter=reporter)
 
 
-def _permitted(site: Site, row: ReleaseRow, event: Event) -> Release:
+def _permitted(site: Site, row: ReleaseRow, event: Event) -> tuple[Release, HostFacts]:
     """Steps 1 and 2: whether this release may run here at all."""
     reason = stored_revocations(site).releases.get(row.digest)
     if reason is not None:
@@ -163,8 +168,8 @@ def _permitted(site: Site, row: ReleaseRow, event: Event) -> Release:
     if event is Event.ACTIVATE:
         lifecycle.check_floor(row.product, row.version, row.sequence, site.catalog.floor(row.product), known=True)
     release = load_release(site, row.digest)
-    check_host(release)
-    return release
+    facts, _ = check_host(release)
+    return release, facts
 
 
 def _refuse(site: Site, row: ReleaseRow, event: Event, error: AirpackError) -> None:

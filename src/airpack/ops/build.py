@@ -10,7 +10,7 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 `product@version` that is released already and would change is refused.
 """
 
-import os
+import glob
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -180,7 +180,7 @@ class _Build:
         """Write head and volumes."""
         name = f"{self._spec.product}-{self._spec.version}".lower()
         fsops.make_dir(out)
-        staging = out / f".airpack-{os.getpid()}.part"
+        staging = out / ".airpack-build.part"
         fsops.remove_tree(staging)
         try:
             with PackWriter(staging, name, volume_size=volume_size, reporter=self._reporter) as writer:
@@ -347,7 +347,14 @@ class _Build:
 
 
 def _move(staging: Path, out: Path, names: list[str]) -> list[Path]:
-    """Move files of one package into `out`, the head last, so that a head never stands before its volumes."""
+    """Move the files of one package into `out`, the head last, so that a head never stands before its volumes.
+
+    Volumes that an earlier build of the same package left, and this one did not write, go.
+    """
+    stem = names[-1].removesuffix(head.SUFFIX)
+    for path in out.glob(f"{glob.escape(stem)}.[0-9][0-9][0-9][0-9].airvol"):
+        if path.name not in names:
+            fsops.remove_file(path)
     for name in names:
         fsops.rename_durable(staging / name, out / name)
     return [out / name for name in names]

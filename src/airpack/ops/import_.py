@@ -206,7 +206,14 @@ class _Import:
         corr = self._site.log.intent(
             Event.IMPORT,
             subject=self._subject,
-            data={"sequence": admitted.predicate.sequence, "bytes": self._needed, "ignored_files": len(ignored)},
+            data={
+                "sequence": admitted.predicate.sequence,
+                "bytes": self._needed,
+                "ignored_files": len(ignored),
+                "package": str(admitted.manifest_digest),
+                "policy": str(admitted.policy_digest),
+                "older_medium": admitted.channel.older_medium,
+            },
         )
         try:
             row = self._commit(admitted)

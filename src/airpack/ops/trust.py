@@ -17,6 +17,8 @@ from airpack.formats.trust import REVOCATIONS_TARGET, Revocations
 from airpack.ops.site import Site
 from airpack.types import State
 
+_ATTEMPTS = 3  # to copy a trust state that imports keep replacing
+
 
 def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
     """Return the TUF refresh of this site, for admission.
@@ -91,12 +93,24 @@ def _copied(site: Site, place: Path | None) -> Iterator[Path]:
     """Copy the trust state into a new folder in `place`, None for the system's temporary one."""
     state = Path(tempfile.mkdtemp(prefix="trust-", dir=place))
     try:
-        shutil.copytree(site.trust, state, symlinks=True, dirs_exist_ok=True)
-        yield state
-    except OSError as error:
-        raise StorageError(f"cannot copy the trust state: {error}") from error
+        _copy(site, state / "state")
+        yield state / "state"
     finally:
         fsops.remove_tree(state)
+
+
+def _copy(site: Site, state: Path) -> None:
+    """Copy the trust state in force; where an import put another in force meanwhile, copy that one."""
+    for attempt in range(_ATTEMPTS):
+        source = site.trust
+        try:
+            shutil.copytree(source, state, symlinks=True)
+        except OSError as error:
+            if attempt + 1 == _ATTEMPTS or source == site.trust:
+                raise StorageError(f"cannot copy the trust state: {error}") from error
+            fsops.remove_tree(state)
+        else:
+            return
 
 
 def _refreshed(site: Site, state: Path, head: Head, *, record: bool) -> TrustedChannel:
