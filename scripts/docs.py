@@ -196,6 +196,8 @@ def _cell(words: str) -> str:
 
 
 def _title(page: Path) -> str:
+    if page == Path("README.md"):
+        return "README"
     return next((line.removeprefix("# ") for line in text(page).splitlines() if line.startswith("# ")), page.name)
 
 
@@ -244,8 +246,9 @@ def exits_page() -> str:
         json.dumps({"error": _EXAMPLE}, indent=2),
         "```",
         "",
-        "`verify`, `audit verify` and `fsck` print their own document with `ok` false beside `error`; `activate` and",
-        "`rollback` print their own keys, `active` with what runs now among them; a refused `import` prints `checks`.",
+        "`verify`, `audit verify` and `fsck` print their own document with `ok` false beside `error`.",
+        "`activate` and `rollback` print their own keys, `active` with what runs now among them.",
+        "An `import` that is refused before its volumes are read prints `checks`.",
     ]
     return "\n".join([*lines, ""])
 

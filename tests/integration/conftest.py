@@ -316,6 +316,14 @@ class Forger:
     def write(self, medium: Path, head: Head) -> None:
         self.file(medium).write_bytes(heads.emit(head))
 
+    def write_all(self, medium: Path, head: Head) -> None:
+        """Write the head, and the headers of the volumes that go with it."""
+        self.write(medium, head)
+        manifest, payload = self.manifest(head), Digest.of(dsse.parse(head.package).payload)
+        for position, info in enumerate(manifest.volumes):
+            with (medium / info.name).open("r+b") as stream:
+                stream.write(manifest.header(payload, position).emit())
+
     def write_body(self, medium: Path, body: bytes) -> None:
         """Write any JSON text as the head, under a right checksum line."""
         text = body + b"\n"
@@ -348,6 +356,7 @@ class Forger:
         predicate: Mapping[str, Any] | None = None,
         predicate_type: str = "",
         subject: Digest | None = None,
+        size: int = 0,
     ) -> dict[Digest, bytes]:
         """Return the two blobs of an attestation as role `role` makes it, but for what is given."""
         manifest = self.manifest(head)
@@ -361,7 +370,7 @@ class Forger:
             predicate if predicate is not None else dict(found.predicate) if found else {},
         )
         signed = signing.sign_statement(key or self.keys[role], statement)
-        about = Descriptor(oci.INDEX, subject or release, 1)
+        about = Descriptor(oci.INDEX, subject or release, size or len(head.blobs[subject or release]))
         refers = bundle.referrer(signed, about, statement.predicate_type, "2026-01-01T00:00:00Z")
         return {Digest.of(signed): signed, Digest.of(refers): refers}
 

@@ -34,7 +34,7 @@ def written(file: Path) -> dict[str, Any]:
 
 def test_memory_is_measured_for_each_step_and_held_to_the_promise(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    page.write_text("before\n<!-- bench:begin -->\nlines of last time\n<!-- bench:end -->\nafter\n")
     file = tmp_path / "results.json"
     result = bench(
         "--part", "memory", *SMALL, "--json", str(file), "--write", str(page), folder=tmp_path / "disk", path=""
@@ -52,8 +52,22 @@ def test_memory_is_measured_for_each_step_and_held_to_the_promise(tmp_path: Path
     assert text.startswith("before\n<!-- bench:begin -->\n")
     assert text.endswith("\n<!-- bench:end -->\nafter\n")
     assert result.stdout.strip() in text
-    assert "old" not in text
+    assert "lines of last time" not in text
     assert not any((tmp_path / "disk").iterdir())
+
+
+def test_a_peak_above_the_promise_ends_with_exit_code_1(tmp_path: Path) -> None:
+    program = "import sys, bench; bench.PROMISE = 1 << 20; sys.exit(bench.main())"
+    words = ["--part", "memory", *SMALL, "--folder", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env={**os.environ, "PYTHONPATH": str(BENCH.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Peak memory under 1.0 MiB: FAILS" in result.stdout
 
 
 @pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}")

@@ -4,26 +4,29 @@ SQLite in TRUNCATE + FULL: of the modes that were measured against power cuts, W
 that had been acknowledged. The settings are read back, and a database that does not take them is refused.
 """
 
-import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, create_engine, delete, event, func, select, text, update
+from sqlalchemy import Connection, CursorResult, Engine, Row, create_engine, delete, event, func, select, text, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.exc import IntegrityError as ConstraintError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
 from airpack import fsops
 from airpack.catalog import schema
-from airpack.errors import BusyError, IntegrityError, NotFoundError, RollbackError, StorageError
+from airpack.errors import AirpackError, BusyError, IntegrityError, NotFoundError, RollbackError, StorageError
 from airpack.types import Digest, Standing, State
 
 _PRAGMAS: Final = {"journal_mode": "truncate", "synchronous": "2", "foreign_keys": "1"}
 _BUSY_SECONDS: Final = 5
+_RESTORE: Final = "put the site's folder back from a backup, or make a new site and import its releases again"
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+# SQLITE_ERROR: a table or a column is not there.
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Catalog:
     Raises:
         NotFoundError: There is no such file.
         StorageError: It cannot be opened, or does not take the settings that durability needs.
-        IntegrityError: It is of another schema version.
+        IntegrityError: It is damaged, or of another schema version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,22 +95,25 @@ class Catalog:
         with self._read() as connection:
             found = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "schema")).scalar()
         if found != schema.VERSION:
-            raise IntegrityError(f"{path} has catalog schema {found}; this airpack reads {schema.VERSION}")
+            raise IntegrityError(
+                f"the catalog {path} has schema {found!r}; this airpack reads {schema.VERSION!r}",
+                hint="a newer airpack may read it: see `airpack --version`",
+                path=str(path),
+            )
 
     @classmethod
     def create(cls, path: Path) -> "Catalog":
         """Make an empty catalog durably.
 
         Raises:
-            StorageError: The file cannot be made.
+            StorageError: The file cannot be made, or is there already.
         """
+        fsops.write_durable(path, b"", mode=0o600, replace=False)
         engine = _engine(path)
         with _translated(path), engine.begin() as connection:
             schema.metadata.create_all(connection)
             connection.execute(insert(schema.meta).values(key="schema", value=schema.VERSION))
         engine.dispose()
-        path.chmod(0o600)
-        fsops.sync_dir(path.parent)
         return cls(path)
 
     @contextmanager
@@ -167,10 +173,10 @@ class Catalog:
         with self._read() as connection:
             query = select(schema.releases).where(schema.releases.c.digest == str(digest))
             row = connection.execute(query).one_or_none()
-        return _release(row) if row is not None else None
+            return _release(row) if row is not None else None
 
     def blobs(self, release: Digest | None = None) -> dict[Digest, int]:
-        """Return digest and size in bytes of the blobs of one release, or of all that are not superseded."""
+        """Return digest and size in bytes of the blobs that one release claims, or any."""
         joined = schema.blobs.join(schema.release_blobs, schema.release_blobs.c.blob == schema.blobs.c.digest)
         query = select(schema.blobs.c.digest, schema.blobs.c.size).select_from(joined)
         if release is not None:
@@ -179,23 +185,26 @@ class Catalog:
             return {Digest(row.digest): int(row.size) for row in connection.execute(query)}
 
     def set_state(self, digest: Digest, state: State, *, tries: int | None = None, proven: bool | None = None) -> None:
-        """Store where a release stands; `tries` and `proven` stay as they are when None."""
+        """Store where a release stands; `tries` and `proven` stay as they are when None.
+
+        Raises:
+            NotFoundError: There is no such release.
+        """
         values: dict[str, Any] = {"state": state.value}
         if tries is not None:
             values["tries"] = tries
         if proven is not None:
             values["proven"] = int(proven)
         with self._write() as connection:
-            connection.execute(update(schema.releases).where(schema.releases.c.digest == str(digest)).values(values))
+            change = update(schema.releases).where(schema.releases.c.digest == str(digest)).values(values)
+            _hit(connection.execute(change), f"release {digest}")
 
     def add_generation(self, product: str, release: Digest) -> Generation:
         """Allot the next generation number of `product` to `release`; numbers are never used twice."""
         with self._write() as connection:
-            column = schema.generations.c
-            query = select(func.max(column.number)).where(column.product == product)
             key = f"generation:{product}"
             used = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key)).scalar()
-            number = max(connection.execute(query).scalar() or 0, int(used or 0)) + 1
+            number = int(used or 0) + 1
             last = insert(schema.meta).values(key=key, value=str(number))
             connection.execute(last.on_conflict_do_update(index_elements=["key"], set_={"value": str(number)}))
             connection.execute(insert(schema.generations).values(product=product, number=number, release=str(release)))
@@ -243,13 +252,18 @@ class Catalog:
         return Generation(row.product, row.number, Digest(row.release)) if row is not None else None
 
     def confirm(self, generation: Generation, sequence: int) -> None:
-        """Make `generation` the active one, its release known good, and raise the floor to `sequence`, at once."""
+        """Make `generation` the active one, its release known good, and raise the floor to `sequence`, at once.
+
+        Raises:
+            NotFoundError: There is no such generation.
+        """
         column = schema.products.c
         with self._write() as connection:
+            _activate(connection, generation.product, generation.number)
             connection.execute(
                 update(schema.products)
                 .where(column.name == generation.product)
-                .values(active=generation.number, floor=func.max(column.floor, sequence))
+                .values(floor=func.max(column.floor, sequence))
             )
             connection.execute(
                 update(schema.releases)
@@ -258,9 +272,13 @@ class Catalog:
             )
 
     def point(self, product: str, number: int | None) -> None:
-        """Make generation `number` active without a change of standing (fallback), or none (safe stop)."""
+        """Make generation `number` active without a change of standing (fallback), or none (safe stop).
+
+        Raises:
+            NotFoundError: There is no such product or generation.
+        """
         with self._write() as connection:
-            connection.execute(update(schema.products).where(schema.products.c.name == product).values(active=number))
+            _activate(connection, product, number)
 
     def retire(self, digest: Digest) -> None:
         """Drop the claim of a superseded release on its blobs; its row stays as history."""
@@ -287,14 +305,34 @@ class Catalog:
             return [Digest(name) for name in connection.execute(query).scalars()]
 
 
+def _activate(connection: Connection, product: str, number: int | None) -> None:
+    if number is not None:
+        column = schema.generations.c
+        query = select(column.number).where(column.product == product, column.number == number)
+        if connection.execute(query).one_or_none() is None:
+            raise NotFoundError(f"the catalog has no generation {number} of {product}")
+    change = update(schema.products).where(schema.products.c.name == product).values(active=number)
+    _hit(connection.execute(change), f"product {product}")
+
+
+def _hit(result: CursorResult[Any], what: str) -> None:
+    """Refuse a change that changed nothing: it would be reported as made."""
+    if result.rowcount != 1:
+        raise NotFoundError(f"the catalog has no {what}")
+
+
 def _engine(path: Path) -> Engine:
-    # Opening a missing file must not leave an empty database in a place that was mistyped.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": _BUSY_SECONDS})
+    # Opened by URI, so that a missing file stays missing, and for a site's folder may have any name.
+    address = f"{path.absolute().as_uri()}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        # No isolation level: the driver must not begin transactions by itself.
+        return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
     def settle(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions by itself
         cursor = connection.cursor()
         for name, value in _PRAGMAS.items():
             cursor.execute(f"PRAGMA {name} = {value}")
@@ -316,18 +354,27 @@ def _engine(path: Path) -> Engine:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
-        reason = str(error.orig)
-        if "locked" in reason or "busy" in reason:
-            raise BusyError(f"the catalog {path} is in use: {reason}", hint="try again in a moment") from error
-        raise StorageError(f"the catalog {path} cannot be used: {reason}", path=str(path)) from error
-    except ConstraintError as error:
-        raise RollbackError(f"this contradicts what the site holds: {error.orig}", path=str(path)) from error
     except DatabaseError as error:
-        raise IntegrityError(f"the catalog {path} is damaged: {error.orig}", path=str(path)) from error
+        raise _refusal(error, path) from error
+
+
+def _refusal(error: DatabaseError, path: Path) -> AirpackError:
+    """Return what SQLite's result code (sqlite.org/rescode.html) means for the user."""
+    reason, place = str(error.orig), str(path)
+    code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    if code in _BUSY:
+        return BusyError(f"the catalog {path} is in use: {reason}", hint="try again in a moment", path=place)
+    if code == sqlite3.SQLITE_CONSTRAINT:
+        return RollbackError(f"this contradicts what the site holds: {reason}", path=place)
+    if code in _DAMAGED:
+        return IntegrityError(f"the catalog {path} is damaged: {reason}", hint=_RESTORE, path=place)
+    hint = "free some space and run the same command again" if code == sqlite3.SQLITE_FULL else ""
+    return StorageError(f"the catalog {path} cannot be used: {reason}", hint=hint, path=place)
 
 
 def _release(row: Row[Any]) -> ReleaseRow:
+    if row.state not in set(State):
+        raise IntegrityError(f"the catalog is damaged: {row.digest} is in state {row.state!r}", hint=_RESTORE)
     return ReleaseRow(
         digest=Digest(row.digest),
         product=row.product,

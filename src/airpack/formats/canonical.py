@@ -23,8 +23,11 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 def emit(value: Any) -> bytes:
     """Return the canonical JSON bytes (RFC 8785) of `value`.
 
+    Law: `parse(emit(value)) == value`, and `parse_canonical` reads the bytes of any object.
+
     Args:
-        value: dict, list, str, int (|n| < 2**53), bool, None, or finite float.
+        value: dict, list, str, bool, None, or a number n with |n| < 2**53: the form of a larger float is that of a
+            whole number which is then refused.
 
     Raises:
         ValueError: The value has no canonical form (a caller's bug).

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from airpack.errors import IntegrityError, NotFoundError, StorageError
+from airpack.errors import IntegrityError, NotFoundError, StorageError, TrustError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.part\Z", re.DOTALL)
 
 
 @contextmanager
@@ -45,13 +47,20 @@ def sync_file(path: Path) -> None:
             os.close(descriptor)
 
 
+def seal_dir(folder: Path, mode: int) -> None:
+    """Give `folder` its final mode and make the names in it durable."""
+    with _translated("seal folder", folder):
+        folder.chmod(mode)
+    sync_dir(folder)
+
+
 def make_dir(folder: Path, mode: int = 0o755) -> None:
     """Create `folder` and its missing parents durably; nothing happens when it exists."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        make_dir(folder.parent)
     with _translated("create folder", folder):
+        if folder.is_dir():
+            return
+        if folder.parent != folder:
+            make_dir(folder.parent)
         try:
             folder.mkdir(mode=mode)
         except FileExistsError:
@@ -74,7 +83,7 @@ class NewFile:
 
     def __init__(self, path: Path, *, mode: int = 0o644, replace: bool = True) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._temporary = _temporary(path)
         self._mode = mode
         self._replace = replace
         self._committed = False
@@ -156,11 +165,14 @@ class NewFile:
 
     def discard(self) -> None:
         """Close and remove what was not committed; nothing happens after `commit`."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        if not self._committed:
-            self._temporary.unlink(missing_ok=True)
+        with _translated("discard", self._temporary):
+            try:
+                if self._descriptor >= 0:
+                    descriptor, self._descriptor = self._descriptor, -1
+                    os.close(descriptor)
+            finally:
+                if not self._committed:
+                    self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +250,31 @@ def read_regular(path: Path, limit: int) -> bytes:
         IntegrityError: Not a regular file, or longer than `limit` bytes.
         StorageError: It cannot be read.
     """
+    return _read(path, open_regular(path), limit)
+
+
+def read_private(path: Path, limit: int) -> bytes:
+    """Return all bytes of a file that only its owner may reach: a private key.
+
+    Raises:
+        NotFoundError: There is no such file.
+        IntegrityError: Not a regular file, or longer than `limit` bytes.
+        TrustError: Its mode lets others reach it.
+        StorageError: It cannot be read.
+    """
     descriptor = open_regular(path)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if mode & 0o077:
+        os.close(descriptor)
+        raise TrustError(
+            f"private key {path} has mode {mode:04o}; others than its owner must not reach it",
+            hint=f"chmod 600 {path}",
+            path=str(path),
+        )
+    return _read(path, descriptor, limit)
+
+
+def _read(path: Path, descriptor: int, limit: int) -> bytes:
     with _translated("read", path), os.fdopen(descriptor, "rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
@@ -292,7 +328,7 @@ def copy_in(source: Path, target: Path, *, mode: int) -> None:
 
 def swap_link(link: Path, target: str) -> None:
     """Point the symbolic link `link` to `target` in one atomic step, durably."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.part")
+    temporary = _temporary(link)
     with _translated("switch", link):
         temporary.unlink(missing_ok=True)
         os.symlink(target, temporary)
@@ -303,8 +339,31 @@ def swap_link(link: Path, target: str) -> None:
 def remove_file(path: Path) -> None:
     """Remove `path` durably; nothing happens when it is not there."""
     with _translated("remove", path):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
     sync_dir(path.parent)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what killed processes left in `folder`: files and links that never got their final name.
+
+    The caller holds the lock under which `folder` is written, so that none of them is still being written.
+    """
+    with _translated("clear", folder):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if is_temporary(path) and not stat.S_ISDIR(path.lstat().st_mode):
+                path.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether `path` has the name of a file that has not got its final one yet."""
+    return _TEMPORARY.match(path.name) is not None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def remove_tree(folder: Path) -> None:

@@ -18,6 +18,7 @@ class Lock:
 
     Raises:
         BusyError: Somebody else holds it.
+        StorageError: It cannot be opened, or the file system knows no locks.
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
@@ -29,7 +30,7 @@ class Lock:
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError(f"cannot open lock {self._path}: {error.strerror}") from error
+            raise StorageError(f"cannot open lock {self._path}: {error.strerror}", path=str(self._path)) from error
         try:
             fcntl.flock(self._descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -39,6 +40,9 @@ class Lock:
                 hint="wait until it has finished and run the same command again",
                 path=str(self._path),
             ) from error
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StorageError(f"cannot lock {self._path}: {error.strerror}", path=str(self._path)) from error
         return self
 
     def __exit__(

@@ -6,13 +6,13 @@ its own. Whatever a tree is about to be used for, its bytes are hashed first.
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from airpack import fsops
 from airpack.catalog.catalog import Generation, ReleaseRow
 from airpack.errors import AirpackError, IntegrityError, StorageError
-from airpack.formats.release import Release, read_release
+from airpack.formats.release import Release, ReleaseFile, read_release
 from airpack.ops.site import Site
 from airpack.store.blobs import hash_file
 from airpack.types import Digest, Limits
@@ -22,8 +22,8 @@ def load_release(site: Site, digest: Digest) -> Release:
     """Read a release's documents from the store; each is hashed before it is parsed.
 
     Raises:
-        NotFoundError: One is missing.
-        IntegrityError: One has changed.
+        IntegrityError: One is missing or has changed.
+        StorageError: One cannot be read.
     """
     return read_release(site.store.read(digest, Limits.MANIFEST), lambda blob: site.store.read(blob, Limits.MANIFEST))
 
@@ -32,8 +32,7 @@ def materialise(site: Site, row: ReleaseRow, release: Release) -> Generation:
     """Return a generation that holds exactly `release`; an existing one is hashed and used again.
 
     Raises:
-        NotFoundError: A blob is missing.
-        IntegrityError: A blob has changed since it was imported.
+        IntegrityError: A blob is missing or has changed since it was imported.
         StorageError: Disk full or I/O error.
     """
     for generation in site.catalog.generations(row.product):
@@ -46,15 +45,55 @@ def materialise(site: Site, row: ReleaseRow, release: Release) -> Generation:
     tree = site.tree(generation)
     part = tree.with_name(f".{tree.name}.part")
     fsops.make_dir(tree.parent)
-    fsops.remove_tree(part)
-    _build(site, part, release)
-    fsops.rename_durable(part, tree)
+    try:
+        _build(site, part, release)
+        fsops.rename_durable(part, tree)
+    except AirpackError:
+        # A full disk must not stay full of half a tree; what a kill leaves, recovery removes.
+        fsops.remove_tree(part)
+        site.catalog.drop_generation(generation)
+        raise
     return generation
+
+
+def renew_damaged(site: Site, repaired: Set[Digest]) -> int:
+    """Replace the generations that share a blob which had been damaged, and return how many were.
+
+    A tree's links keep the damaged bytes when the store's name gets good ones. What runs is the same release before
+    and after; the link is switched in one step.
+
+    Args:
+        site: Its store holds the blobs whole again.
+        repaired: Digests of the blobs that were replaced.
+
+    Raises:
+        IntegrityError: Something else is damaged too.
+        StorageError: Disk full or I/O error.
+    """
+    renewed = 0
+    for row in site.catalog.releases():
+        if not repaired & site.catalog.blobs(row.digest).keys():
+            continue
+        release = load_release(site, row.digest)
+        for generation in site.catalog.generations(row.product):
+            if generation.release == row.digest and damage(site.tree(generation), release):
+                _replace(site, generation, materialise(site, row, release))
+                renewed += 1
+    return renewed
+
+
+def _replace(site: Site, old: Generation, new: Generation) -> None:
+    if site.catalog.active(old.product) == old:
+        site.catalog.point(old.product, new.number)
+        site.point(old.product)
+    fsops.remove_tree(site.tree(old))
+    site.catalog.drop_generation(old)
 
 
 def _build(site: Site, tree: Path, release: Release) -> None:
     fsops.make_dir(tree)
     folders = {tree}
+    copies = []
     for file in release.files:
         target = tree / file.path
         fsops.make_dir(target.parent)
@@ -62,38 +101,41 @@ def _build(site: Site, tree: Path, release: Release) -> None:
         source = site.store.path(file.digest)
         if file.executable:
             fsops.copy_in(source, target, mode=0o555)
-        else:
-            _link(source, target)
-    wrong = damage(tree, release, only_copies=True)
+            copies.append(file)
+        elif not _link(source, target):
+            fsops.copy_in(source, target, mode=0o444)
+            copies.append(file)
+    wrong = _differing(tree, copies)  # links share the blobs' bytes, which were just hashed
     if wrong:
         raise IntegrityError(f"a copy differs from its blob: {wrong[0]}")
     for folder in sorted(folders, reverse=True):
-        folder.chmod(0o555)
-        fsops.sync_dir(folder)
+        fsops.seal_dir(folder, 0o555)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path) -> bool:
+    """Link `target` to `source`; False where `source` (the empty file, say) has all the links that it can have."""
     try:
         fsops.link_durable(source, target)
     except StorageError as error:
-        # A very common file, the empty one say, can run out of links.
-        if not (isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMLINK):
-            raise
-        fsops.copy_in(source, target, mode=0o444)
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMLINK:
+            return False
+        raise
+    return True
 
 
-def damage(tree: Path, release: Release, *, only_copies: bool = False) -> list[str]:
+def damage(tree: Path, release: Release) -> list[str]:
     """Return what in `tree` is not as the release says, empty when all is well.
 
     Args:
         tree: A generation's folder.
         release: What it should hold.
-        only_copies: Hash only executable files; links share the blobs' bytes, which were just hashed.
     """
+    return _differing(tree, release.files) + _extra(tree, {file.path for file in release.files})
+
+
+def _differing(tree: Path, files: Iterable[ReleaseFile]) -> list[str]:
     wrong = []
-    for file in release.files:
-        if only_copies and not file.executable:
-            continue
+    for file in files:
         try:
             digest, size = hash_file(tree / file.path)
         except AirpackError as error:
@@ -101,8 +143,6 @@ def damage(tree: Path, release: Release, *, only_copies: bool = False) -> list[s
             continue
         if (digest, size) != (file.digest, file.size):
             wrong.append(f"{file.path}: expected {file.digest}, found {digest}")
-    if not only_copies:
-        wrong += _extra(tree, {file.path for file in release.files})
     return wrong
 
 

@@ -27,6 +27,7 @@ from airpack.formats.release import Release
 from airpack.formats.statement import PREDICATE_VSA, Resource, Statement, vsa
 from airpack.formats.times import emit_time
 from airpack.fsops import NewFile
+from airpack.ops.generations import renew_damaged
 from airpack.ops.host import check_host
 from airpack.ops.medium import find_head, names, read_head, unlisted
 from airpack.ops.recover import exclusive, write_receipt
@@ -255,6 +256,7 @@ class _Import:
         row = self._held if self._held is not None and not self._missing else self._row(admitted)
         self._site.catalog.add_release(row, _sizes(admitted))
         fsops.remove_tree(quarantine)
+        renew_damaged(self._site, set(self._missing))
         return row
 
     def _check_facts(self, release: Release, quarantine: Path) -> None:

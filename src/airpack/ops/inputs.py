@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Never
 
 from airpack import fsops
 from airpack.errors import IncompatibleError, InputError
@@ -135,9 +135,13 @@ def _collect(path: Path, what: str, *, modes: bool) -> tuple[Source, ...]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_unreadable):
         for name in files + [name for name in folders if Path(parent, name).is_symlink()]:
             yield Path(parent, name)
+
+
+def _unreadable(error: OSError) -> Never:
+    raise InputError(f"cannot read folder {error.filename}: {error.strerror}", path=str(error.filename)) from error
 
 
 def _source(path: Path, name: str, *, modes: bool) -> Source:
@@ -145,6 +149,8 @@ def _source(path: Path, name: str, *, modes: bool) -> Source:
         status = path.lstat()
     except FileNotFoundError as error:
         raise InputError(f"no file or folder {path}", path=str(path)) from error
+    except OSError as error:
+        raise InputError(f"cannot look at {path}: {error.strerror}", path=str(path)) from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(
             f"{path} is not a regular file; links and devices are not packed",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from airpack import fsops
-from airpack.errors import IntegrityError
+from airpack.errors import IntegrityError, StorageError
 from airpack.formats import oci
 from airpack.fsops import NewFile
 from airpack.types import Descriptor, Digest, Reporter, Source
@@ -53,15 +53,22 @@ class LayoutWriter:
         part = self._blobs / "incoming"
         hasher, size = hashlib.sha256(), 0
         with NewFile(part) as new:
-            with source.open() as stream:
-                while data := stream.read(_BUFFER):
-                    hasher.update(data)
-                    size += len(data)
-                    new.write(data)
-                    reporter.advance(len(data), source.path)
+            try:
+                with source.open() as stream:
+                    while data := stream.read(_BUFFER):
+                        hasher.update(data)
+                        size += len(data)
+                        new.write(data)
+                        reporter.advance(len(data), source.path)
+            except OSError as error:
+                raise StorageError(f"cannot read {source.path}: {error.strerror}", path=source.path) from error
             digest = Digest("sha256:" + hasher.hexdigest())
             if size != source.size or source.digest not in {None, digest}:
-                raise IntegrityError(f"{source.path} changed while it was read, or is not what its RECORD says")
+                raise IntegrityError(
+                    f"{source.path} changed while it was read, or is not what its RECORD says: expected "
+                    f"{source.size} bytes with {source.digest or 'any digest'}, found {size} with {digest}",
+                    path=source.path,
+                )
             new.commit()
         fsops.rename_durable(part, self._blobs / digest.hex)
         return digest

@@ -9,6 +9,8 @@ from airpack.formats.head import SUFFIX
 from airpack.formats.package import PackageManifest
 from airpack.types import Limits
 
+_NAMED = 5  # names in one message
+
 
 def find_head(path: Path) -> Path:
     """Return the head file that `path` names, or the only one in the folder that `path` names.
@@ -30,7 +32,8 @@ def find_head(path: Path) -> Path:
             path=str(path),
         )
     if len(heads) > 1:
-        raise InputError(f"{path} holds {len(heads)} heads: {', '.join(heads)}", hint="name one of these files")
+        some = ", ".join(heads[:_NAMED]) + (", ..." if len(heads) > _NAMED else "")
+        raise InputError(f"{path} holds {len(heads)} heads: {some}", hint="name one of these files", path=str(path))
     return path.absolute() / heads[0]
 
 

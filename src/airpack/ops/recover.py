@@ -8,13 +8,16 @@ stays, so that importing the same package again goes on where it stopped.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from airpack import fsops
 from airpack.catalog.catalog import ReleaseRow
 from airpack.evidence.records import Event, Outcome, Record, Subject
 from airpack.ops.site import Site
 from airpack.policy import lifecycle
-from airpack.types import State
+from airpack.types import Digest, Limits, State
+
+_WRITTEN: Final = ("trust", "evidence", "evidence/log", "evidence/receipts")  # folders that files are written into
 
 
 @contextmanager
@@ -27,9 +30,9 @@ def exclusive(site: Site) -> Iterator[None]:
         StorageError: The evidence log cannot append; nothing is done then.
     """
     with locked(site):
-        _clear_temporary(site)
-        _settle_intents(site)
+        _settle_intents(site)  # first, because it opens the log: where that does not hold, nothing is touched
         _settle_trials(site)
+        _clear_temporary(site)
         _settle_links(site)
         yield
 
@@ -50,8 +53,9 @@ def _clear_temporary(site: Site) -> None:
         # Its number was allotted, its tree never came to stand.
         if not site.tree(generation).exists() and site.catalog.active(generation.product) != generation:
             site.catalog.drop_generation(generation)
-    for path in (site.root / "generations").glob("*/.*.part"):
-        fsops.remove_tree(path)
+    site.store.clear_temporary()
+    for folder in (site.root, *(site.root / name for name in _WRITTEN), *(site.root / "products").iterdir()):
+        fsops.clear_temporary(folder)
     for path in (site.root / "ingest").glob("trust-*"):
         fsops.remove_tree(path)
     kept = {site.tree(generation) for generation in site.catalog.generations()}
@@ -105,10 +109,17 @@ def _took_effect(site: Site, intent: Record) -> bool:
 
 
 def write_receipt(site: Site, row: ReleaseRow) -> Path:
-    """Write the receipt that the catalog holds, where it is not there yet, and return its path."""
+    """Write the receipt that the catalog holds, where it is not there yet, and return its path.
+
+    The receipt of an earlier import of the same release stays beside it, under a name with its own digest.
+    """
     path = site.root / "evidence/receipts" / f"{row.digest.hex}.json"
-    if not path.exists():
-        fsops.write_durable(path, row.receipt)
+    if path.exists():
+        before = fsops.read_regular(path, Limits.DOCUMENT)
+        if before == row.receipt:
+            return path
+        fsops.write_durable(path.with_name(f"{row.digest.hex}-{Digest.of(before).short}.json"), before)
+    fsops.write_durable(path, row.receipt)
     return path
 
 

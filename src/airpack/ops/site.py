@@ -14,7 +14,6 @@ catalog.db
 import os
 import re
 import secrets
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +35,7 @@ from airpack.store.blobs import BlobStore
 from airpack.types import Digest, Limits
 
 SCHEMA: Final = "airpack.site/1"
+TRUST_ROLES: Final = ("root", "timestamp", "snapshot", "targets")
 _SITE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _POLICY: Final = """\
 # The operator's policy of this site. Its digest goes on record with every decision that rests on it.
@@ -74,11 +74,7 @@ class SitePolicy:
         Raises:
             InputError: It is not TOML, or holds unknown keys.
         """
-        try:
-            table = tomllib.loads(data.decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"policy.toml is not TOML: {error}") from error
-        fields = Fields(table, what="policy.toml", error=InputError)
+        fields = Fields.from_toml(data, what="policy.toml", error=InputError)
         policy = cls(
             allow_no_probe=fields.flag("allow_no_probe", default=False),
             allow_unisolated=fields.flag("allow_unisolated", default=False),
@@ -120,8 +116,8 @@ class Site:
             TrustError: `root` is no root that holds by itself.
         """
         fingerprint = check_root(root).fingerprint
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty", hint="choose a new folder for the site")
+        if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+            raise InputError(f"{folder} is not an empty folder", hint="choose a new folder for the site")
         folder = folder.resolve()
         site = cls(folder, secrets.token_hex(16), fingerprint, dict(minimum))
         for name in ("trust/0", "generations", "products", "probes", "evidence/receipts"):
@@ -164,20 +160,23 @@ class Site:
                 f"no site in {folder}: no site.toml",
                 hint="name it with --site or AIRPACK_SITE, or make one: airpack site init DIR --root FILE",
             )
-        try:
-            table = tomllib.loads(fsops.read_regular(path, Limits.DOCUMENT).decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise IntegrityError(f"{path} is not TOML: {error}") from error
-        fields = Fields(table, what=str(path))
+        fields = Fields.from_toml(fsops.read_regular(path, Limits.DOCUMENT), what=str(path), error=IntegrityError)
         fields.schema(SCHEMA)
         site_id, fingerprint = fields.text("id"), fields.digest("root")
-        minimum = fields.mapping("minimum", {})
+        table = fields.table("minimum")
+        minimum = {role: table.integer(role) for role in TRUST_ROLES if role in table}
+        table.done()
         fields.done()
-        if not _SITE_ID.match(site_id) or not all(isinstance(version, int) for version in minimum.values()):
-            raise IntegrityError(f"{path} is not as `airpack site init` wrote it")
+        if not _SITE_ID.match(site_id):
+            raise fields.fail(f"'id' is {site_id[:80]!r}; `airpack site init` writes 32 hex digits")
         site = cls(folder, site_id, fingerprint, minimum)
-        if Digest.of(site.pinned_root()) != fingerprint:
-            raise IntegrityError(f"{folder / 'root.json'} is not the root that this site was enrolled with")
+        found = Digest.of(site.pinned_root())
+        if found != fingerprint:
+            raise IntegrityError(
+                f"{folder / 'root.json'} is not the root that this site was enrolled with: expected {fingerprint}, "
+                f"found {found}",
+                hint="put the root back from where the site was enrolled, or make a new site",
+            )
         return site
 
     def pinned_root(self) -> bytes:
@@ -192,7 +191,7 @@ class Site:
     @cached_property
     def key(self) -> PrivateKey:
         """The site's evidence key. It signs unattended, so its file is protected by its mode alone."""
-        return PrivateKey.from_pem(fsops.read_regular(self.root / "evidence/site.key", Limits.DOCUMENT), None)
+        return PrivateKey.from_pem(fsops.read_private(self.root / "evidence/site.key", Limits.DOCUMENT), None)
 
     @property
     def public_key(self) -> PublicKey:
@@ -218,8 +217,20 @@ class Site:
 
     @property
     def trust(self) -> Path:
-        """The folder of the trust state that is in force."""
-        return self.root / "trust" / (self.root / "trust/current").readlink()
+        """The folder of the trust state that is in force.
+
+        Raises:
+            IntegrityError: Nothing says which it is.
+        """
+        link = self.root / "trust/current"
+        try:
+            return link.parent / link.readlink()
+        except OSError as error:
+            raise IntegrityError(
+                f"{link} does not say which trust state is in force: {error.strerror}",
+                hint="put the site's folder back from a backup",
+                path=str(link),
+            ) from error
 
     def promote_trust(self, state: Path) -> None:
         """Put a refreshed copy of the trust state in force: durable, in one step, and never half."""

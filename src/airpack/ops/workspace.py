@@ -7,9 +7,6 @@ registry/               OCI layout of the small blobs of releases built, and the
 .airpack/private/       private keys (0700, files 0600), ignored by a .gitignore of its own
 """
 
-import re
-import stat
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +16,11 @@ from typing import Final, Self
 from airpack import fsops
 from airpack.crypto.channel import Channel
 from airpack.crypto.keys import PrivateKey, PublicKey
-from airpack.errors import InputError, NotFoundError, TrustError
+from airpack.errors import InputError, IntegrityError, NotFoundError
 from airpack.formats import canonical, oci
 from airpack.formats.fields import Fields
 from airpack.formats.package import PAYLOAD_TYPE
-from airpack.formats.statement import PREDICATE_COSIGN, PREDICATE_PROVENANCE, PREDICATE_RELEASE
+from airpack.formats.statement import PREDICATE_COSIGN, PREDICATE_PROVENANCE, PREDICATE_RELEASE, is_channel_name
 from airpack.formats.trust import PAYLOAD_TYPE_GRANT, Revocations, Role, TrustPolicy
 from airpack.ops.layout import LAYOUT, REF_NAME
 from airpack.types import Descriptor, Digest, Limits
@@ -34,7 +31,6 @@ SCHEMA: Final = "airpack.workspace/1"
 BUILT_SCHEMA: Final = "airpack.built/1"
 CHANNEL_ROLES: Final = ("root", "targets", "snapshot", "timestamp")
 ATTESTATION_ROLES: Final = ("release", "builder", "packer", "cosign")
-_CHANNEL_NAME: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +125,12 @@ class Workspace:
     @classmethod
     def _open(cls, root: Path) -> Self:
         path = root / "airpack.toml"
-        try:
-            table = tomllib.loads(fsops.read_regular(path, Limits.DOCUMENT).decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path} is not TOML: {error}") from error
-        fields = Fields(table, what=str(path), error=InputError)
+        fields = Fields.from_toml(fsops.read_regular(path, Limits.DOCUMENT), what=str(path), error=InputError)
         fields.schema(SCHEMA)
         name = fields.text("channel")
         fields.done()
+        if not is_channel_name(name):
+            raise fields.fail(f"'channel' is {name[:80]!r}; expected lower-case letters and digits joined by . _ -")
         return cls(root, name)
 
     @classmethod
@@ -152,8 +146,8 @@ class Workspace:
         Raises:
             InputError: There is a workspace already, or the name cannot be.
         """
-        if not _CHANNEL_NAME.match(channel) or len(channel) > 63:  # noqa: PLR2004, as long as a DNS label
-            raise InputError(f"channel name {channel!r}: expected lower-case letters and digits joined by . _ -")
+        if not is_channel_name(channel):
+            raise InputError(f"channel name {channel[:80]!r}: expected lower-case letters and digits joined by . _ -")
         for taken in ("airpack.toml", ".airpack", "keys/root.json", "registry/channel"):
             if (folder / taken).exists():
                 raise InputError(f"{folder} already holds {taken}", hint="choose another folder for the new workspace")
@@ -218,16 +212,13 @@ class Workspace:
     def _read_private(self, role: str) -> bytes:
         path = self._private_path(role)
         try:
-            pem = fsops.read_regular(path, Limits.DOCUMENT)
+            return fsops.read_private(path, Limits.DOCUMENT)
         except NotFoundError as error:
-            raise NotFoundError(f"the private key of role '{role}' is not in this workspace", path=str(path)) from error
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise TrustError(
-                f"private key {path} has mode {mode:04o}; others than its owner must not reach it",
-                hint=f"chmod 600 {path}",
-            )
-        return pem
+            raise NotFoundError(
+                f"the private key of role '{role}' is not in this workspace: no file {path}",
+                hint="private keys stay where `airpack init` made them: run this command there",
+                path=str(path),
+            ) from error
 
     def _private_path(self, role: str) -> Path:
         return self.root / ".airpack/private" / f"{role}.pem"
@@ -243,9 +234,8 @@ class Workspace:
     def remember(self, built: Built, blobs: Mapping[Digest, bytes]) -> None:
         """Keep the small blobs of a release and what was built, durably."""
         for digest, data in blobs.items():
-            path = self._blob_path(digest)
-            if not path.exists():
-                fsops.write_durable(path, data)
+            if not self._is_kept(digest):
+                fsops.write_durable(self._blob_path(digest), data)
         fsops.write_durable(self.root / "registry/releases" / f"{built.name}.json", built.emit())
         self._write_layout_index()
 
@@ -254,12 +244,25 @@ class Workspace:
 
         Raises:
             NotFoundError: It is not kept.
-            TrustError: Its bytes have changed.
+            IntegrityError: Its bytes have changed.
         """
-        data = fsops.read_regular(self._blob_path(digest), Limits.MANIFEST)
-        if Digest.of(data) != digest:
-            raise TrustError(f"{self._blob_path(digest)} has changed since it was written")
+        path = self._blob_path(digest)
+        data = fsops.read_regular(path, Limits.MANIFEST)
+        found = Digest.of(data)
+        if found != digest:
+            raise IntegrityError(
+                f"{path} has changed since it was written: expected {digest}, found {found}",
+                hint="build its release again: the same inputs give the same bytes",
+                path=str(path),
+            )
         return data
+
+    def _is_kept(self, digest: Digest) -> bool:
+        try:
+            self.blob(digest)
+        except (NotFoundError, IntegrityError):
+            return False
+        return True
 
     def _blob_path(self, digest: Digest) -> Path:
         return self.root / "registry/blobs/sha256" / digest.hex
@@ -269,7 +272,7 @@ class Workspace:
             Descriptor(
                 oci.INDEX,
                 built.release,
-                self._blob_path(built.release).stat().st_size,
+                len(self.blob(built.release)),
                 {REF_NAME: built.name},
             )
             for built in self.releases()

@@ -247,8 +247,10 @@ def _bundles(parsed: Head, release: Release) -> dict[Digest, bytes]:
         if digest in known or not bundle.is_referrer(data):
             continue
         subject, content = bundle.parse_referrer(data)
-        if subject.digest != release.digest:
-            raise IntegrityError(f"referrer {digest.short} is about {subject.digest}, not about this release")
+        if (subject.digest, subject.size) != (release.digest, len(parsed.blobs[release.digest])):
+            raise IntegrityError(
+                f"referrer {digest.short} is about {subject.digest} of {subject.size} bytes, not about this release"
+            )
         body = parsed.blobs.get(content.digest)
         if body is None or len(body) != content.size:
             raise IntegrityError(f"the head lacks bundle {content.digest} of referrer {digest.short}")
@@ -265,7 +267,10 @@ def _checked_predicate(statement: Statement, release: Release, policy: TrustPoli
     said = (f"{predicate.product}@{predicate.version}", predicate.channel, predicate.compat)
     found = (release.name, policy.channel, release.compat_digest)
     if said != found:
-        raise TrustError(f"the release attestation says {said[0]} in {said[1]}; the package holds {found[0]}")
+        raise TrustError(
+            f"the release attestation says {said[0]} in channel {said[1]} with compat document {said[2]}; the package "
+            f"holds {found[0]} of channel {found[1]} with {found[2]}"
+        )
     return predicate
 
 

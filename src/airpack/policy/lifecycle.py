@@ -63,6 +63,7 @@ _STEPS: Final[dict[tuple[State, Event], State]] = {
     (State.KNOWN_GOOD, Event.REFUSE): State.KNOWN_GOOD,  # the host changed, not the release
     (State.FAILED, Event.REFUSE): State.FAILED,
     (State.INCOMPATIBLE, Event.REFUSE): State.INCOMPATIBLE,
+    (State.REVOKED, Event.REFUSE): State.REVOKED,
     **{(state, Event.REVOKE): State.REVOKED for state in State},
     **{(state, Event.RETIRE): State.SUPERSEDED for state in State if state not in {State.TRIAL, State.PROBATION}},
 }
@@ -109,7 +110,7 @@ def check_floor(product: str, version: str, sequence: int, floor: int, *, known:
         return
     raise RollbackError(
         f"{product}@{version} is number {sequence} in its channel; {product} already proved good at number {floor}, "
-        "and older releases are refused",
+        "and only newer releases are taken",
         hint=f"to go back to a release that is still held here: airpack rollback {product}",
         sequence=sequence,
         floor=floor,

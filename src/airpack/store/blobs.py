@@ -1,7 +1,8 @@
 """Blobs under the digest of their raw bytes: `blobs/sha256/ab/<64 hex digits>`, mode 0444.
 
-A name appears here only after its bytes were hashed and made durable; a blob that is already there is compared before
-it is relied on. Nothing is ever written in place.
+A name appears here only after its bytes were hashed and made durable; a blob that is already there is hashed before it
+is relied on, and its name made durable: an import that was killed may have left it otherwise. Nothing is ever written
+in place.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from airpack.errors import IntegrityError, NotFoundError, StorageError
 from airpack.types import Digest
 
 _BUFFER = 1 << 20  # bytes
+_AGAIN = "`airpack fsck` names all that is damaged; importing the package again replaces it"
 
 
 def hash_file(path: Path) -> tuple[Digest, int]:
@@ -54,25 +56,23 @@ class BlobStore:
         """Return where the blob lies or would lie."""
         return self._root / digest.hex[:2] / digest.hex
 
-    def holds(self, digest: Digest) -> bool:
-        """Return whether a file of that name is there; its bytes are not looked at."""
-        return self.path(digest).is_file()
-
     def verify(self, digest: Digest, size: int) -> None:
         """Hash the stored blob again.
 
         Raises:
-            NotFoundError: It is missing.
-            IntegrityError: Its bytes or its size are not those of its name.
+            IntegrityError: It is missing, or its bytes or its size are not those of its name.
             StorageError: It cannot be read.
         """
         path = self.path(digest)
-        found, length = hash_file(path)
+        try:
+            found, length = hash_file(path)
+        except NotFoundError as error:
+            raise _missing(digest, path) from error
         if found != digest or length != size:
             raise IntegrityError(
                 f"stored blob {digest.short} has changed: expected {size} bytes with {digest}, "
                 f"found {length} bytes with {found}",
-                hint="import its package again after `airpack fsck` has named all that is damaged",
+                hint=_AGAIN,
                 path=str(path),
             )
 
@@ -80,12 +80,19 @@ class BlobStore:
         """Return the bytes of a small blob, hashed before they are handed out.
 
         Raises:
-            NotFoundError: It is missing.
-            IntegrityError: It is not what its name says, or longer than `limit` bytes.
+            IntegrityError: It is missing, not what its name says, or longer than `limit` bytes.
+            StorageError: It cannot be read.
         """
-        data = fsops.read_regular(self.path(digest), limit)
-        if Digest.of(data) != digest:
-            raise IntegrityError(f"stored blob {digest.short} has changed", path=str(self.path(digest)))
+        path = self.path(digest)
+        try:
+            data = fsops.read_regular(path, limit)
+        except NotFoundError as error:
+            raise _missing(digest, path) from error
+        found = Digest.of(data)
+        if found != digest:
+            raise IntegrityError(
+                f"stored blob {digest.short} has changed: expected {digest}, found {found}", hint=_AGAIN, path=str(path)
+            )
         return data
 
     def put(self, data: bytes) -> Digest:
@@ -95,6 +102,7 @@ class BlobStore:
         if not self._is_good(digest, len(data)):
             fsops.make_dir(path.parent)
             fsops.write_durable(path, data, mode=0o444)
+        self._settle({path.parent})
         return digest
 
     def adopt(self, files: Iterable[tuple[Digest, Path]]) -> None:
@@ -109,41 +117,76 @@ class BlobStore:
             fsops.make_dir(target.parent)
             fsops.publish(source, target, mode=0o444)
             shards.add(target.parent)
-        for shard in sorted(shards):
-            fsops.sync_dir(shard)
+        self._settle(shards)
 
     def remove(self, digest: Digest) -> None:
         """Remove a blob durably; nothing happens when it is not there."""
-        if self.holds(digest):
-            fsops.remove_file(self.path(digest))
+        fsops.remove_file(self.path(digest))
 
     def digests(self) -> Iterator[Digest]:
-        """Yield the digest of every blob that is there, in order."""
-        for shard in sorted(self._root.iterdir()):
-            for path in sorted(shard.iterdir()):
-                try:
-                    yield Digest("sha256:" + path.name)
-                except IntegrityError:
-                    continue  # a temporary name of a write that did not end; fsck reports strays
+        """Yield the digest of every blob that is there, in order.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        return (digest for _, digest in self._entries() if digest is not None)
 
     def strays(self) -> Iterator[Path]:
-        """Yield every path that is no blob by its name and place."""
-        for shard in sorted(self._root.iterdir()):
-            for path in sorted(shard.iterdir()) if shard.is_dir() else [shard]:
+        """Yield every path that is no blob by its name, place and kind; what the next command clears away is none.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        return (path for path, digest in self._entries() if digest is None and not fsops.is_temporary(path))
+
+    def clear_temporary(self) -> None:
+        """Remove what a killed process left half-written; the caller holds the lock of the site."""
+        for shard in _listed(self._root):
+            fsops.clear_temporary(shard)
+
+    def _entries(self) -> Iterator[tuple[Path, Digest | None]]:
+        """Yield every path of the store with the digest that it stands for, None for a stray."""
+        for shard in _listed(self._root):
+            for path in _listed(shard) if shard.is_dir() and not shard.is_symlink() else [shard]:
                 try:
-                    right = self.path(Digest("sha256:" + path.name)) == path and not path.is_symlink()
+                    digest = Digest("sha256:" + path.name)
                 except IntegrityError:
-                    right = False
-                if not right:
-                    yield path
+                    yield path, None
+                    continue
+                right = path == self.path(digest) and path.is_file() and not path.is_symlink()
+                yield path, digest if right else None
+
+    def _settle(self, shards: Iterable[Path]) -> None:
+        """Make the names in `shards`, and theirs, durable, whoever made them."""
+        for shard in sorted(shards):
+            fsops.sync_dir(shard)
+        fsops.sync_dir(self._root)
 
     def _is_good(self, digest: Digest, size: int) -> bool:
         try:
             self.verify(digest, size)
-        except (NotFoundError, IntegrityError):
+        except IntegrityError:
             return False
         return True
 
     def missing(self, wanted: Iterable[tuple[Digest, int]]) -> list[Digest]:
-        """Return which blobs are not held with the right bytes; what is held is hashed again."""
-        return [digest for digest, size in wanted if not self._is_good(digest, size)]
+        """Return which blobs are not held with the right bytes; what is held is hashed again and durable on return."""
+        missing, shards = [], set()
+        for digest, size in wanted:
+            if self._is_good(digest, size):
+                shards.add(self.path(digest).parent)
+            else:
+                missing.append(digest)
+        self._settle(shards)
+        return missing
+
+
+def _missing(digest: Digest, path: Path) -> IntegrityError:
+    return IntegrityError(f"stored blob {digest.short} is missing: {digest}", hint=_AGAIN, path=str(path))
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise StorageError(f"cannot read {folder}: {error.strerror}", path=str(folder)) from error

@@ -1,0 +1,284 @@
+"""A command that is killed at any of its durable steps: nothing half-done shows, and the next run takes it up again.
+
+The command runs in a child process that kills itself with SIGKILL before its N-th system call that changes a disk, or
+in the middle of it when it writes; catalog transactions are such steps too. N goes from 1 until the command gets
+through, so every place where a power cut could strike is struck once.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airpack.catalog.catalog import Catalog
+from airpack.ops.activate import activate
+from airpack.ops.import_ import import_package
+from airpack.ops.maintain import fsck, gc
+from airpack.ops.site import Site
+from airpack.store.blobs import hash_file
+from airpack.types import State
+
+STEPS = ("fsync", "rename", "link", "symlink", "unlink", "rmdir", "ftruncate")
+WRITES = ("write", "pwrite")
+AIRPACK = Path(sys.executable).parent / "airpack"
+
+
+class Bomb:
+    """Kills this process at the `at`-th durable step."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self._count = 0
+        for name in STEPS:
+            setattr(os, name, self._before(getattr(os, name)))
+        for name in WRITES:
+            setattr(os, name, self._half(getattr(os, name)))
+        for name in ("_write",):
+            setattr(Catalog, name, self._around(getattr(Catalog, name)))
+
+    def _tick(self) -> bool:
+        self._count += 1
+        return self._count == self._at
+
+    def _before(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **options: Any) -> Any:
+            if self._tick():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        return step
+
+    def _half(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def write(descriptor: int, data: Any, *rest: Any) -> Any:
+            if self._tick():
+                real(descriptor, memoryview(data)[: len(data) // 2], *rest)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(descriptor, data, *rest)
+
+        return write
+
+    def _around(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Strike inside a transaction before its commit, and after it."""
+
+        def transaction(catalog: Catalog) -> Any:
+            manager = real(catalog)
+
+            class Struck:
+                def __enter__(self) -> Any:
+                    return manager.__enter__()
+
+                def __exit__(self, *error: Any) -> Any:
+                    if bomb._tick():
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    done = manager.__exit__(*error)
+                    if bomb._tick():
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return done
+
+            bomb = self
+            return Struck()
+
+        return transaction
+
+
+def struck(at: int, act: Callable[[], object]) -> bool:
+    """Run `act` in a child that is killed at its `at`-th durable step; return whether it got through before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            Bomb(at)
+            act()
+        except BaseException as error:  # noqa: BLE001, a forked child must never go on as pytest
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(77)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return False
+    return True
+
+
+def outcomes(site: Path) -> dict[str, list[str]]:
+    """Return event -> outcomes of its intents in order; an intent without a result gives `open`."""
+    lines = (site / "evidence/log/entries.jsonl").read_bytes().splitlines()
+    records = [json.loads(line) for line in lines]
+    results = {record["corr"]: record["outcome"] for record in records if record["phase"] == "result"}
+    found: dict[str, list[str]] = {}
+    for record in records:
+        if record["phase"] == "intent":
+            found.setdefault(record["event"], []).append(results.get(record["corr"], "open"))
+    return found
+
+
+def check_store(site: Path) -> None:
+    """Every blob that has its name has its bytes, whatever happened."""
+    for path in (site / "store").rglob("*"):
+        if path.is_file() and len(path.name) == 64:
+            assert hash_file(path)[0].hex == path.name
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Callable[[Path], Iterator[tuple[int, Path]]]:
+    """Return what gives a fresh copy of a site for each N."""
+
+    def each(template: Path) -> Iterator[tuple[int, Path]]:
+        for at in itertools.count(1):
+            assert at < 2000, "this never gets through"
+            site = tmp_path / f"struck-{at}"
+            shutil.copytree(template, site, symlinks=True)
+            yield at, site
+
+    return each
+
+
+def test_a_killed_import_is_taken_up_again_and_leaves_nothing_half_visible(
+    site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]], tmp_path: Path
+) -> None:
+    medium = bench.build("1.0.0")
+    seen = set()
+    for at, place in copies(site.folder):
+        through = struck(at, lambda place=place: import_package(Site.open(place), medium))
+        rows = Site.open(place).catalog.releases()
+        assert [row.state for row in rows] in ([], [State.IMPORTED]), "whole or not there"
+        assert not list(place.glob("products/*/current"))
+        check_store(place)
+        if through:
+            break
+        done = import_package(Site.open(place), medium)
+        assert done.row is not None
+        assert done.row.state is State.IMPORTED
+        assert done.receipt is not None
+        assert done.receipt.read_bytes() == done.row.receipt
+        assert list((place / "ingest").iterdir()) == [], "nothing is left over"
+        fsck(Site.open(place))
+        *before, last = outcomes(place)["import"]
+        assert last == "done"
+        assert set(before) <= {"interrupted", "done"}
+        seen |= set(before)
+        if at % 10 == 0:
+            type(site)(place).audit(tmp_path / "evidence.zip")
+    assert at > 50, "the sweep must have swept something"
+    assert seen == {"interrupted", "done"}
+
+
+def test_a_killed_activation_leaves_the_old_or_the_new_one_and_is_taken_up_again(
+    site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]], tmp_path: Path
+) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        site.run("import", bench.build(version))
+    site.run("activate", "tool@1.0.0")
+    for at, place in copies(site.folder):
+        through = struck(at, lambda place=place: activate(Site.open(place), "tool@1.1.0"))
+        link = place / "products/tool/current"
+        weights = (link / "model/m/weights.safetensors").read_bytes()
+        assert weights in {
+            (bench.spec(version).parent / "model/weights.safetensors").read_bytes() for version in ("1.0.0", "1.1.0")
+        }
+        if through:
+            break
+        done = activate(Site.open(place), "tool@1.1.0")
+        assert done.active is not None
+        assert done.active.version == "1.1.0"
+        fsck(Site.open(place))
+        assert set(outcomes(place)["activate"]) <= {"interrupted", "done"}
+        assert list((place / "ingest").iterdir()) == []
+        if at % 10 == 0:
+            type(site)(place).audit(tmp_path / "evidence.zip")
+    assert at > 30
+
+
+def test_a_killed_fallback_never_leaves_a_failed_release_running(
+    site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]]
+) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        site.run("import", bench.build(version))
+        site.run("activate", f"tool@{version}")
+    (site.folder / "probes/tool.toml").write_text('kind = "command"\ncommand = ["runtime/tool/check", "1"]\n')
+    for at, place in copies(site.folder):
+        through = struck(at, lambda place=place: activate(Site.open(place), "tool@1.1.0"))
+        gc(Site.open(place))  # any command puts right what was cut short
+        opened = Site.open(place)
+        active = opened.catalog.active("tool")
+        assert active is not None
+        row = opened.catalog.release(active.release)
+        assert row is not None
+        assert row.state is State.KNOWN_GOOD, f"step {at}: {row.name} runs, and is {row.state}"
+        assert opened.current("tool").resolve() == opened.tree(active)
+        fsck(Site.open(place))
+        assert "open" not in outcomes(place)["activate"]
+        if through:
+            break
+    assert at > 20
+
+
+def test_a_killed_gc_is_finished_by_the_next_one(
+    site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]]
+) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0"):
+        site.run("import", bench.build(version))
+        site.run("activate", f"tool@{version}")
+    for at, place in copies(site.folder):
+        through = struck(at, lambda place=place: gc(Site.open(place)))
+        gc(Site.open(place))
+        fsck(Site.open(place))
+        opened = Site.open(place)
+        assert {row.version for row in opened.catalog.releases() if row.state is State.KNOWN_GOOD} == {
+            "1.2.0",
+            "1.3.0",
+            "1.4.0",
+        }
+        assert len(opened.catalog.generations()) == 3, f"step {at}"
+        assert len(list((place / "generations/tool").iterdir())) == 3, f"step {at}"
+        if through:
+            break
+    assert at > 10
+
+
+def test_a_trial_that_is_cut_short_three_times_has_failed(site: Any, bench: Any) -> None:
+    """A hang or a power cut counts as a try: the try was stored before the probe began."""
+    site.run("import", bench.build("1.0.0"))
+
+    def cut(*_args: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def act() -> None:
+        import airpack.ops.activate  # noqa: PLC0415, in the child only
+
+        airpack.ops.activate.run_trials = cut  # type: ignore[assignment]
+        activate(Site.open(site.folder), "tool@1.0.0")
+
+    states = []
+    for _ in range(3):
+        assert not struck(0, act)
+        site.run("gc")
+        states.append(site.states()["tool@1.0.0"])
+    assert states == ["ready", "ready", "failed"]
+    recovered = [record for record in site.records() if record["event"] == "recover"]
+    assert [record["data"]["tries_left"] for record in recovered if "tries_left" in record["data"]] == [2, 1, 0]
+    assert site.run("activate", "tool@1.0.0").json["state"] == "good", "the operator may decide to try again"
+
+
+def test_a_program_that_is_killed_while_it_reads_is_taken_up_again(site: Any, bench: Any, tmp_path: Path) -> None:
+    """The real command, a real SIGKILL, at the first sign that bulk data is read."""
+    medium = bench.build("1.0.0", "large", count=12_000_000, volume_size="8MiB")
+    words = [str(AIRPACK), "import", str(medium), "--site", str(site.folder), "--json", "--progress"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert json.loads(process.stderr.readline())["type"] == "start"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert site.states() == {}
+    check_store(site.folder)
+    assert site.run("import", medium).json["state"] == "ready"
+    assert site.run("fsck").json["ok"] is True
+    assert outcomes(site.folder)["import"] == ["interrupted", "done"]
+    site.audit(tmp_path / "evidence.zip")
