@@ -156,6 +156,7 @@ class Standing:
         sequence: Monotone number within its product, from the signed release attestation.
         state: Where it stands.
         proven: Whether it was known good at this site at some time and has not failed or been revoked since.
+        was_good: Whether it was known good at this site at some time, also if it failed since.
     """
 
     release: Digest
@@ -163,6 +164,7 @@ class Standing:
     sequence: int
     state: State
     proven: bool
+    was_good: bool = False
 
 
 class Reporter(Protocol):

@@ -1,7 +1,6 @@
 """A release's life at a site: trial, known good, failure, fallback, rollback, the floor, retention, and damage."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from airpack.formats.trust import Revocations
+from airpack.ops.generations import load_release
 from airpack.ops.publish import publish
 from airpack.ops.workspace import Workspace
 from airpack.types import Digest
@@ -49,8 +49,6 @@ def blob_of(site: Any, version: str, path: str = "model/m/weights.safetensors") 
     """Return the stored blob of one file of a release."""
     document = site.run("show", f"tool@{version}").json
     opened = site.open()
-    from airpack.ops.generations import load_release  # noqa: PLC0415, used here only
-
     release = load_release(opened, Digest(document["release"]))
     digest = next(file.digest for file in release.files if file.path == path)
     found: Path = opened.store.path(digest)
@@ -184,7 +182,6 @@ def test_fallback_never_goes_to_a_failed_release(held: Callable[..., Any], site:
     operator_probe(site, "1")
     site.run("activate", "tool@1.1.0", expect=12)
     assert site.active() == "1.0.0"
-    site.run("import", *[path for path in [site.folder / "none"] if path.exists()], expect=2)
     failed = site.run("rollback", "tool", "--to", "1.0.0", expect=12).json
     assert failed["active"] is None, "1.1.0 has failed and is not gone back to"
     assert site.states() == {"tool@1.0.0": "failed", "tool@1.1.0": "failed"}
@@ -205,6 +202,25 @@ def test_known_good_is_listed_newest_first_whatever_runs(held: Callable[..., Any
     found = site.run("status").json["products"]["tool"]
     assert found["known_good"] == ["1.2.0", "1.1.0", "1.0.0"]
     assert found["active"]["version"] == "1.0.0"
+
+
+def test_a_release_that_was_good_once_and_failed_since_is_gone_back_to_when_it_is_named(
+    held: Callable[..., Any], site: Any
+) -> None:
+    held("1.0.0", "1.1.0")
+    operator_probe(site, "1")
+    site.run("rollback", "tool", expect=12)
+    assert site.states() == {"tool@1.0.0": "failed", "tool@1.1.0": "good"}
+    operator_probe(site, "0")
+    assert site.run("rollback", "tool", expect=12).json["error"]["code"] == "policy", "nothing chooses it by itself"
+    assert site.run("rollback", "tool", "--to", "1.0.0").json["state"] == "good"
+
+
+def test_a_release_that_was_never_good_is_not_rolled_back_to(held: Callable[..., Any], site: Any) -> None:
+    held("1.0.0", activate=False)
+    held("1.1.0")
+    error = site.run("rollback", "tool", "--to", "1.0.0", expect=12).json["error"]
+    assert "never known good" in error["message"]
 
 
 def test_rollback_goes_one_known_good_release_back_each_time(held: Callable[..., Any], site: Any) -> None:
@@ -260,7 +276,8 @@ def test_a_revoked_release_is_blocked_and_never_fallen_back_to(
     site.run("import", medium)
     assert site.states()["tool@1.1.0"] == "blocked"
     refused = site.run("rollback", "tool", "--to", "1.1.0", expect=12).json
-    assert refused["active"]["version"] == "1.2.0" if "active" in refused else True
+    assert refused["error"]["code"] == "policy"
+    assert site.active() == "1.2.0"
     operator_probe(site, "1")
     assert site.run("activate", "tool@1.2.0", expect=12).json["active"]["version"] == "1.0.0"
 
@@ -453,9 +470,18 @@ def test_importing_again_repairs_what_was_damaged(
     site.run("activate", "tool@1.0.0")
     assert site.run("fsck").json["ok"] is True
     assert site.active() == "1.0.0"
-    receipt = Path(site.run("show", "tool@1.0.0").json["receipt"])
+
+
+def test_the_receipt_on_disk_stays_the_one_on_record_when_an_import_is_repeated_later(
+    held: Callable[..., Any], site: Any, media: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held("1.0.0")
+    missing(site)
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    monkeypatch.setattr("airpack.ops.site.utc_now", lambda: later)
+    receipt = Path(site.run("import", media["1.0.0"]).json["receipt"])
     logged = [record["data"]["receipt"] for record in site.records() if "receipt" in record["data"]]
-    assert str(Digest.of(receipt.read_bytes())) == logged[-1], "the receipt on disk is the one on record"
+    assert str(Digest.of(receipt.read_bytes())) == logged[-1]
 
 
 @pytest.mark.parametrize("damage", [flipped, missing], ids=lambda damage: damage.__name__)
@@ -514,7 +540,7 @@ def test_an_older_release_that_is_held_may_be_imported_again_below_the_floor(
     assert site.run("import", media["1.0.0"]).json["repeated"] is True
 
 
-def test_a_renewed_head_alone_refreshes_what_is_held(
+def test_a_renewed_head_alone_refreshes_what_is_held(  # noqa: PLR0917, fixtures come by name
     held: Callable[..., Any],
     site: Any,
     bench: Any,
@@ -567,7 +593,7 @@ def test_releases_share_blobs_and_trees_share_their_bytes(held: Callable[..., An
     held("1.0.0", "1.1.0")
     blob = blob_of(site, "1.0.0")
     tree = site.folder / "generations/tool/1/model/m/weights.safetensors"
-    assert os.path.samefile(blob, tree)
+    assert blob.samefile(tree)
     assert blob.stat().st_mode & 0o777 == 0o444
     assert (site.folder / "generations/tool/1/runtime/tool/check").stat().st_mode & 0o777 == 0o555
     assert blob_of(site, "1.0.0", "runtime/tool/check") == blob_of(site, "1.1.0", "runtime/tool/check")

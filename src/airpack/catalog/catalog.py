@@ -43,6 +43,7 @@ class ReleaseRow:
         tries: Trials left in the activation under way.
         imported: When, RFC 3339.
         receipt: The signed account of its import (a Sigstore bundle).
+        was_good: Whether it was ever known good here, also if it failed since.
     """
 
     digest: Digest
@@ -54,6 +55,7 @@ class ReleaseRow:
     tries: int
     imported: str
     receipt: bytes
+    was_good: bool = False
 
     @property
     def name(self) -> str:
@@ -63,7 +65,7 @@ class ReleaseRow:
     @property
     def standing(self) -> Standing:
         """What the lifecycle's decisions need."""
-        return Standing(self.digest, self.version, self.sequence, self.state, self.proven)
+        return Standing(self.digest, self.version, self.sequence, self.state, self.proven, self.was_good)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class Catalog:
             "sequence": row.sequence,
             "state": row.state.value,
             "proven": int(row.proven),
+            "was_good": int(row.was_good),
             "tries": row.tries,
             "imported": row.imported,
             "receipt": row.receipt,
@@ -268,7 +271,7 @@ class Catalog:
             connection.execute(
                 update(schema.releases)
                 .where(schema.releases.c.digest == str(generation.release))
-                .values(state=State.KNOWN_GOOD.value, proven=1, tries=0)
+                .values(state=State.KNOWN_GOOD.value, proven=1, was_good=1, tries=0)
             )
 
     def point(self, product: str, number: int | None) -> None:
@@ -382,6 +385,7 @@ def _release(row: Row[Any]) -> ReleaseRow:
         sequence=row.sequence,
         state=State(row.state),
         proven=bool(row.proven),
+        was_good=bool(row.was_good),
         tries=row.tries,
         imported=row.imported,
         receipt=row.receipt,

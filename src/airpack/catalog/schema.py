@@ -19,6 +19,7 @@ releases = Table(
     Column("sequence", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("proven", Integer, nullable=False, default=0),
+    Column("was_good", Integer, nullable=False, default=0),
     Column("tries", Integer, nullable=False, default=0),
     Column("imported", String, nullable=False),
     Column("receipt", LargeBinary, nullable=False),

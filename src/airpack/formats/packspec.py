@@ -97,6 +97,7 @@ def parse(text: bytes, what: str) -> PackSpec:
     product, version, sequence = _release(_section(top, "release", "[release]"))
     models = tuple(_model(fields) for fields in _sections(top, "model"))
     runtimes = tuple(_runtime(fields) for fields in _sections(top, "runtime"))
+    top.mapping("probe", {})  # asked for also where it is absent, so that a misspelt [prob] is told the right name
     probe = _section(top, "probe", "[probe]") if "probe" in top else None
     require = top.mapping("require", {})
     top.done()

@@ -192,7 +192,7 @@ def _trials(
 ) -> tuple[Trial, ...]:
     """Step 5: store the try, run every probe. The release is on trial from here to `_settle`."""
     staged = lifecycle.step(row.state, Step.STAGE)
-    tries = row.tries if row.tries > 0 and staged is not State.KNOWN_GOOD else lifecycle.TRIES
+    tries = row.tries if row.tries > 0 else lifecycle.TRIES
     site.catalog.set_state(row.digest, staged, tries=tries)
     site.catalog.set_state(row.digest, lifecycle.step(staged, Step.TRY), tries=tries - 1)
     try:

@@ -6,7 +6,8 @@ its own. Whatever a tree is about to be used for, its bytes are hashed first.
 
 import errno
 import os
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from airpack import fsops
@@ -56,7 +57,7 @@ def materialise(site: Site, row: ReleaseRow, release: Release) -> Generation:
     return generation
 
 
-def renew_damaged(site: Site, repaired: Set[Digest]) -> int:
+def renew_damaged(site: Site, repaired: AbstractSet[Digest]) -> int:
     """Replace the generations that share a blob which had been damaged, and return how many were.
 
     A tree's links keep the damaged bytes when the store's name gets good ones. What runs is the same release before

@@ -280,6 +280,7 @@ class _Import:
             sequence=admitted.predicate.sequence,
             state=held.state if held else State.IMPORTED,
             proven=held.proven if held else False,
+            was_good=held.was_good if held else False,
             tries=held.tries if held else 0,
             imported=emit_time(now),
             receipt=_receipt(self._site, admitted),

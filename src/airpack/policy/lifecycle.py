@@ -120,6 +120,9 @@ def check_floor(product: str, version: str, sequence: int, floor: int, *, known:
 def rollback_target(product: str, standings: Iterable[Standing], active: int, wanted: str | None) -> Standing:
     """Return the release that a rollback goes to.
 
+    A release that was known good once and failed since is taken only when it is named: that is somebody's decision, and
+    its probes run again before anything is switched.
+
     Args:
         product: For the message.
         standings: All releases of the product.
@@ -127,17 +130,21 @@ def rollback_target(product: str, standings: Iterable[Standing], active: int, wa
         wanted: A version, or None for the newest known-good one below `active`.
 
     Raises:
-        PolicyError: No such known-good release is held.
+        PolicyError: No such release is held.
     """
-    good = [item for item in standings if item.state == State.KNOWN_GOOD]
     if wanted is None:
-        good = [item for item in good if item.sequence < active]
+        fitting = [item for item in standings if item.state == State.KNOWN_GOOD and item.sequence < active]
     else:
-        good = [item for item in good if item.version == wanted]
-    if not good:
-        which = f"{product}@{wanted} is not a known-good release here" if wanted else f"no older known-good {product}"
-        raise PolicyError(f"cannot roll back: {which}", hint=f"airpack show {product} lists what is held")
-    return max(good, key=lambda item: item.sequence)
+        again = {State.STAGED, State.FAILED}
+        fitting = [
+            item
+            for item in standings
+            if item.version == wanted and (item.state == State.KNOWN_GOOD or (item.was_good and item.state in again))
+        ]
+    if not fitting:
+        which = f"{product}@{wanted} was never known good here" if wanted else f"no older known-good {product} is held"
+        raise PolicyError(f"cannot roll back: {which}", hint="airpack list shows what is held, and how it stands")
+    return max(fitting, key=lambda item: item.sequence)
 
 
 def fallbacks(standings: Iterable[Standing], failed: Digest) -> list[Standing]:
