@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +366,17 @@ def test_expired_metadata_refuses_an_import_and_never_what_runs(
     assert (record["event"], record["outcome"], record["reason"]) == ("import", "refused", "expired")
     gate.site.audit(tmp_path / "evidence.zip")
     assert gate.site.run("activate", "tool@1.1.0").json["state"] == "good"
+
+
+def test_a_clock_before_a_time_that_the_channel_signed_is_not_believed_and_goes_on_record(
+    gate: Gate, carried: Path
+) -> None:
+    site = gate.site.open()
+    site.now = lambda: datetime(2001, 1, 1, tzinfo=UTC)
+    import_package(site, carried)
+    (record,) = [record for record in gate.site.records() if record["event"] == "clock"]
+    assert record["data"]["clock"] == "2001-01-01T00:00:00Z"
+    assert record["data"]["floor"] > "2026"
 
 
 def test_an_older_medium_is_accepted_while_its_release_is_listed_and_lowers_nothing(

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -563,6 +564,15 @@ def test_an_export_is_not_written_over_another(airpack: Callable[..., Any], site
     history = next(finding for finding in document["findings"] if finding["name"] == "history")
     assert history["ok"] is True
     assert history["detail"].startswith("not checked")
+
+
+def test_an_export_carries_the_receipt_of_every_import(site: Any, medium: Path, tmp_path: Path) -> None:
+    receipt = Path(site.run("import", medium).json["receipt"])
+    site.run("evidence", "export", "-o", tmp_path / "evidence.zip")
+    with zipfile.ZipFile(tmp_path / "evidence.zip") as bundle:
+        receipts = [name for name in bundle.namelist() if "receipts" in name]
+        assert receipts == [f"attestations/receipts/{receipt.name}"]
+        assert bundle.read(receipts[0]) == receipt.read_bytes()
 
 
 def test_audit_failures_have_their_exit_codes_and_a_document(

@@ -192,6 +192,26 @@ def test_a_killed_import_is_taken_up_again_and_leaves_nothing_half_visible(
     assert seen == {"interrupted", "done"}
 
 
+@pytest.mark.xfail(reason="recovery takes a held release for a finished import, though its repair was cut", strict=True)
+def test_a_killed_repair_is_done_on_record_only_once_it_is_done(
+    site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]]
+) -> None:
+    """Importing again what is held brings back what was lost; cut short, it must not go down as done."""
+    medium = bench.build("1.0.0")
+    site.run("import", medium)
+    size = (bench.spec("1.0.0").parent / "model/weights.safetensors").stat().st_size
+    (lost,) = [path for path in (site.folder / "store").rglob("*") if path.is_file() and path.stat().st_size == size]
+    lost.unlink()
+    for at, place in copies(site.folder):
+        through = struck(at, partial(import_at, place, medium))
+        gc(Site.open(place))
+        if outcomes(place)["import"][-1] == "done" and len(outcomes(place)["import"]) > 1:
+            assert (place / lost.relative_to(site.folder)).is_file(), f"step {at}"
+        if through:
+            break
+    assert at > 20
+
+
 def test_a_killed_activation_leaves_the_old_or_the_new_one_and_is_taken_up_again(
     site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]], tmp_path: Path
 ) -> None:
@@ -217,6 +237,7 @@ def test_a_killed_activation_leaves_the_old_or_the_new_one_and_is_taken_up_again
     assert at > 30
 
 
+@pytest.mark.xfail(reason="a kill between FAILED and the fallback leaves it running", strict=True)
 def test_a_killed_fallback_never_leaves_a_failed_release_running(
     site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]]
 ) -> None:
@@ -236,6 +257,8 @@ def test_a_killed_fallback_never_leaves_a_failed_release_running(
         assert opened.current("tool").resolve() == opened.tree(active)
         fsck(Site.open(place))
         assert "open" not in outcomes(place)["activate"]
+        fell_back = row.version == "1.0.0"
+        assert ("done" in outcomes(place).get("rollback", [])) == fell_back, f"step {at}: what the log says is true"
         if through:
             break
     assert at > 20

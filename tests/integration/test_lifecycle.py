@@ -238,6 +238,21 @@ def test_rollback_of_what_is_not_here_is_not_found(site: Any) -> None:
     assert site.run("activate", "To ol", expect=2).json["error"]["code"] == "input"
 
 
+@pytest.mark.xfail(reason="rollback_target refuses before anything is put on record", strict=True)
+def test_a_refused_rollback_is_on_record(held: Callable[..., Any], site: Any) -> None:
+    held("1.0.0")
+    site.run("rollback", "tool", expect=12)
+    record = site.records()[-1]
+    assert (record["event"], record["outcome"], record["reason"]) == ("rollback", "refused", "policy")
+
+
+def test_a_refused_activation_is_on_record(held: Callable[..., Any], site: Any) -> None:
+    held("1.0.0", "1.1.0")
+    site.run("activate", "tool@1.0.0", expect=13)
+    record = site.records()[-1]
+    assert (record["event"], record["outcome"], record["reason"]) == ("activate", "refused", "rollback")
+
+
 def test_the_floor_binds_activate_and_not_rollback(held: Callable[..., Any], site: Any) -> None:
     held("1.0.0", "1.1.0")
     assert site.run("status").json["products"]["tool"]["floor"] == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from airpack.cli import output
-from airpack.cli.options import json_option, progress_option
+from airpack.cli.options import json_option, now, parse_time, progress_option
 
 
 @click.command()
@@ -54,15 +54,13 @@ def inspect(package: Path, files: bool, as_json: bool) -> None:
 def verify(package: Path, root: Path, moment: str | None, progress: bool, as_json: bool) -> None:
     """Check every signature and every byte of PACKAGE against ROOT, without a site."""
     from airpack import fsops
-    from airpack.ops.evidence import parse_now
-    from airpack.ops.site import utc_now
     from airpack.ops.verify import verify_package
     from airpack.types import Limits
 
     result = verify_package(
         package,
         root=fsops.read_regular(root, Limits.ROOT),
-        now=parse_now(moment) if moment else utc_now(),
+        now=parse_time(moment) if moment else now(),
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
     lines = output.table(("ok", check.name, check.detail) for check in result.checks)

@@ -2,24 +2,19 @@
 
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from airpack.cli import output
-from airpack.cli.options import json_option, progress_option, workspace_option
+from airpack.cli.options import json_option, now, progress_option, workspace_option
 from airpack.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from airpack.ops.workspace import Passphrase
 
 _SECRET_FILE = "AIRPACK_KEY_PASSPHRASE_FILE"  # noqa: S105, names the file, holds no secret
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
 
 
 def _passphrase(*, new: bool) -> "Passphrase":
@@ -59,7 +54,7 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
 
     name = channel or "".join(char if char.isalnum() else "-" for char in folder.resolve().name.lower()).strip("-")
     secret = None if no_passphrase else _passphrase(new=True)()
-    workspace = Workspace.create(folder, channel=name, passphrase=secret, now=_now())
+    workspace = Workspace.create(folder, channel=name, passphrase=secret, now=now())
     fingerprint = str(root_fingerprint(workspace.pinned_root.read_bytes()))
     document = {
         "workspace": str(workspace.root),
@@ -115,7 +110,7 @@ def build(
         out,
         form="oci" if form == "oci" else "package",
         passphrase=_passphrase(new=False),
-        now=_now(),
+        now=now(),
         volume_size=parse_size(volume_size),
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
@@ -146,7 +141,7 @@ def publish(package: Path | None, workspace: Path | None, as_json: bool) -> None
     from airpack.ops.publish import publish as run
     from airpack.ops.workspace import Workspace
 
-    result = run(Workspace.find(workspace, Path.cwd()), package, passphrase=_passphrase(new=False), now=_now())
+    result = run(Workspace.find(workspace, Path.cwd()), package, passphrase=_passphrase(new=False), now=now())
     rows = [(role, f"version {result.versions[role]}", f"until {emit_time(at)}") for role, at in result.expires.items()]
     lines = [f"channel {result.channel}", *output.table(rows)]
     if result.head is not None:

@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from airpack.errors import InputError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -44,3 +47,23 @@ def workspace_option(command: _Command) -> _Command:
         show_envvar=True,
         help="The workspace; by default the nearest one upwards from the working directory.",
     )(command)
+
+
+def now() -> datetime:
+    """Return the machine's clock, UTC, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def parse_time(text: str) -> datetime:
+    """Return the time that a person gave, RFC 3339 with a zone, or a date (midnight UTC).
+
+    Raises:
+        InputError: It is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text if "T" in text else f"{text}T00:00:00+00:00")
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a time", hint="for example 2026-03-01T12:00:00Z, or 2026-03-01") from error
+    if moment.tzinfo is None:
+        raise InputError(f"{text!r} has no time zone", hint="for example 2026-03-01T12:00:00Z")
+    return moment

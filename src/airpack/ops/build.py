@@ -39,7 +39,7 @@ from airpack.formats.statement import (
 from airpack.formats.times import emit_time
 from airpack.ops.inputs import Inputs, gather
 from airpack.ops.layout import LayoutWriter
-from airpack.ops.trust import fresh_refresh
+from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Passphrase, Workspace
 from airpack.policy.admission import Steps, admit
 from airpack.policy.compat import judge_release, refuse

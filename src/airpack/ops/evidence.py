@@ -1,7 +1,6 @@
 """Evidence leaves the site as one file that an auditor checks without trusting the site."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def export_evidence(site: Site, out: Path, *, since: int = 0, replace: bool = Fa
         raise InputError(f"{out} exists", hint="choose another name, or give --force to replace it")
     with exclusive(site):
         receipts = {
-            path.name: fsops.read_regular(path, Limits.DOCUMENT)
+            path.stem: fsops.read_regular(path, Limits.DOCUMENT)
             for path in sorted((site.root / "evidence/receipts").glob("*.json"))
         }
         corr = site.log.intent(Event.EXPORT, data={"since": since})
@@ -103,18 +102,3 @@ def audit_evidence(bundle: Path, *, key: Path, state: Path | None) -> Audited:
     if state is not None and result.state is not None:
         audit.store_state(state, result.state)
     return audited
-
-
-def parse_now(text: str) -> datetime:
-    """Return the time that a person gave, RFC 3339 with a zone, or a date (midnight UTC).
-
-    Raises:
-        InputError: It is neither.
-    """
-    try:
-        moment = datetime.fromisoformat(text if "T" in text else f"{text}T00:00:00+00:00")
-    except ValueError as error:
-        raise InputError(f"{text!r} is not a time", hint="for example 2026-03-01T12:00:00Z, or 2026-03-01") from error
-    if moment.tzinfo is None:
-        raise InputError(f"{text!r} has no time zone", hint="for example 2026-03-01T12:00:00Z")
-    return moment

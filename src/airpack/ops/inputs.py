@@ -114,7 +114,7 @@ def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]
     folder = base / spec.path
     if spec.kind != "wheels":
         return [Component(spec, _collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web"))]
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise InputError(f"runtime {spec.name!r}: no folder {folder}", hint="pip download -d puts wheels into a folder")
     wheels = read_wheels(folder)
     for wheel in wheels:
@@ -124,7 +124,7 @@ def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]
 
 def _collect(path: Path, what: str, *, modes: bool) -> tuple[Source, ...]:
     """Return the file at `path`, or all files below the folder at `path`, sorted."""
-    if path.is_dir():
+    if _is_folder(path):
         found = [_source(file, file.relative_to(path).as_posix(), modes=modes) for file in sorted(_walk(path))]
     else:
         found = [_source(path, path.name, modes=modes)]
@@ -132,6 +132,13 @@ def _collect(path: Path, what: str, *, modes: bool) -> tuple[Source, ...]:
         raise InputError(f"{what}: {path} holds no files")
     check_paths([source.path for source in found], error=InputError)
     return tuple(found)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot look at {path}: {error.strerror}", path=str(path)) from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -178,7 +178,9 @@ def gc(site: Site, *, dry_run: bool = False) -> Collected:
             raise IntegrityError(f"the catalog is damaged, so nothing is removed: {broken[0]}")
         retired = _retired(site)
         gone = {digest for digest, _ in retired}
-        trees = [item for item in site.catalog.generations() if item.release in gone]
+        # Also those of releases that were retired by a gc that was cut short.
+        past = gone | {row.digest for row in site.catalog.releases() if row.state is State.SUPERSEDED}
+        trees = [item for item in site.catalog.generations() if item.release in past]
         doomed = _doomed_blobs(site, gone)
         quarantines = [path for path in (site.root / "ingest").iterdir() if path.is_dir()]
         result = Collected(

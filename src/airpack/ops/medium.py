@@ -1,6 +1,7 @@
 """What lies on a medium: which file is the head, and which files nobody listed."""
 
 import os
+import stat
 from pathlib import Path
 
 from airpack import fsops
@@ -18,11 +19,9 @@ def find_head(path: Path) -> Path:
     Raises:
         NotFoundError: No such path, or no head in the folder.
         InputError: Several heads in the folder.
-        StorageError: The folder cannot be read.
+        StorageError: The path cannot be looked at, or the folder not read.
     """
-    if not path.is_dir():
-        if not os.path.lexists(path):
-            raise NotFoundError(f"no file or folder {path}", path=str(path))
+    if not _is_folder(path):
         return path.absolute()
     heads = [name for name in names(path) if name.endswith(SUFFIX)]
     if not heads:
@@ -35,6 +34,15 @@ def find_head(path: Path) -> Path:
         some = ", ".join(heads[:_NAMED]) + (", ..." if len(heads) > _NAMED else "")
         raise InputError(f"{path} holds {len(heads)} heads: {some}", hint="name one of these files", path=str(path))
     return path.absolute() / heads[0]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"no file or folder {path}", path=str(path)) from error
+    except OSError as error:
+        raise StorageError(f"cannot look at {path}: {error.strerror}", path=str(path)) from error
 
 
 def read_head(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from airpack.formats import head
 from airpack.formats.head import Head
 from airpack.formats.times import emit_time
 from airpack.ops.medium import find_head, read_head
-from airpack.ops.trust import fresh_refresh
+from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Passphrase, Workspace
 from airpack.policy.admission import Steps, admit
 from airpack.types import Limits

@@ -56,7 +56,7 @@ def _clear_temporary(site: Site) -> None:
     site.store.clear_temporary()
     for folder in (site.root, *(site.root / name for name in _WRITTEN), *(site.root / "products").iterdir()):
         fsops.clear_temporary(folder)
-    for path in (site.root / "ingest").glob("trust-*"):
+    for path in (*(site.root / "ingest").glob("trust-*"), *(site.root / "ingest").glob("probe-*")):
         fsops.remove_tree(path)
     kept = {site.tree(generation) for generation in site.catalog.generations()}
     for path in (site.root / "generations").glob("*/*"):
@@ -93,7 +93,8 @@ def _settle_intents(site: Site) -> None:
 
 def _took_effect(site: Site, intent: Record) -> bool:
     """Return whether what was begun had become true before the crash."""
-    rows = [row for row in site.catalog.releases() if row.digest in {subject.digest for subject in intent.subject}]
+    subjects = {subject.digest for subject in intent.subject}
+    rows = [row for row in site.catalog.releases() if row.digest in subjects and row.state is not State.SUPERSEDED]
     if intent.event is Event.IMPORT:
         for row in rows:
             write_receipt(site, row)

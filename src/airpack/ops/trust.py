@@ -43,16 +43,6 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
     return run
 
 
-def fresh_refresh(root: bytes, now: datetime) -> Callable[[Head], TrustedChannel]:
-    """Return a TUF refresh that starts from nothing but `root`, for those who hold no site (`airpack verify`)."""
-
-    def run(head: Head) -> TrustedChannel:
-        with tempfile.TemporaryDirectory(prefix="airpack-") as folder:
-            return refresh(Path(folder), metadata=head.metadata, targets=head.targets, root=root, now=now)
-
-    return run
-
-
 def stored_channel(site: Site) -> TrustedChannel | None:
     """Return the channel as the site last saw it, whether expired or not; None before the first import."""
     with _copied(site, None) as state:  # readers hold no lock, and may not be able to write to the site

@@ -1,14 +1,17 @@
 """Verify: everything an import would check that needs no site, every byte of every volume included."""
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import airpack
+from airpack.crypto.client import TrustedChannel, refresh
 from airpack.errors import AirpackError
+from airpack.formats.head import Head
 from airpack.ops.medium import find_head, read_head, unlisted
-from airpack.ops.trust import fresh_refresh
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.compat import judge_release, refuse
 from airpack.transport import reader
@@ -55,8 +58,7 @@ def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter
     release: str | None = None
     try:
         head = find_head(path)
-        refresh = fresh_refresh(root, now)
-        admitted = admit(read_head(head), refresh=refresh, have=airpack.__version__, steps=steps)
+        admitted = admit(read_head(head), refresh=fresh_refresh(root, now), have=airpack.__version__, steps=steps)
         release = str(admitted.release.digest)
         with steps.step("compatibility") as found:
             findings = judge_release(admitted.release.compat)
@@ -77,3 +79,13 @@ def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter
         error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
         raise
     return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)))
+
+
+def fresh_refresh(root: bytes, now: datetime) -> Callable[[Head], TrustedChannel]:
+    """Return a TUF refresh that starts from nothing but `root`, for those who hold no site (`airpack verify`)."""
+
+    def run(head: Head) -> TrustedChannel:
+        with tempfile.TemporaryDirectory(prefix="airpack-") as folder:
+            return refresh(Path(folder), metadata=head.metadata, targets=head.targets, root=root, now=now)
+
+    return run

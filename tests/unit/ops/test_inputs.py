@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from airpack.formats import packspec
 from airpack.ops.inputs import Inputs, gather
 from airpack.types import Digest
 
-ONNX = bytes.fromhex("08071201610a0a3a")  # a field of a ModelProto
 MODEL = '[release]\nproduct = "encoder"\nversion = "1.0.0"\n[[model]]\nname = "m"\npath = "model"\n'
-RUNTIME = '[[runtime]]\nname = "r"\nkind = "{kind}"\npath = "runtime"\n'
+RUNTIME = '[[runtime]]\nname = "r"\nkind = "{kind}"\npath = "runtime"\nplatform = "linux/amd64"\n'
 PROBE = '[probe]\nkind = "onnxruntime"\ngolden = "golden.npz"\n'
 
 
@@ -58,7 +58,8 @@ def test_files_of_a_runtime_keep_that_they_are_executable_and_web_files_do_not(b
 
 
 def test_golden_arrays_come_last_under_a_name_of_their_own(base: Path) -> None:
-    np.savez(base / "golden.npz", **{"input/x": np.zeros((2, 3)), "expected/y": np.zeros((2, 1))})
+    arrays: dict[str, Any] = {"input/x": np.zeros((2, 3)), "expected/y": np.zeros((2, 1))}
+    np.savez(base / "golden.npz", **arrays)
     inputs = collect(base, MODEL + PROBE)
     assert inputs.golden is not None
     assert [source.path for source in inputs.sources][-1] == "golden.npz"
@@ -91,17 +92,14 @@ def test_parts_say_what_the_spec_says(base: Path) -> None:
         (lambda base: (base / "model/B.TXT").write_bytes(b""), "are one on a disk that ignores case"),
         (lambda base: (base / "model/a:b").write_bytes(b""), "only printable ASCII"),
         (lambda base: (base / "model/ä").write_bytes(b""), "only printable ASCII"),
-        (lambda base: os.mkdir(bytes(base) + b"/model/\xff"), None),
+        (lambda base: (base / "model/a\udcffb").write_bytes(b""), "only printable ASCII"),
         (lambda base: (base / "model/nul.txt").write_bytes(b""), "device name"),
         (lambda base: (base / "model").rename(base / "other"), "no file or folder"),
         (lambda base: [(base / name).unlink() for name in ("model/b.txt", "model/deep/a.txt")], "holds no files"),
     ],
 )
-def test_what_cannot_be_packed_is_bad_input(base: Path, spoil: Callable[[Path], object], message: str | None) -> None:
+def test_what_cannot_be_packed_is_bad_input(base: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(base)
-    if message is None:
-        assert len(collect(base).sources) == 2  # an empty folder leaves no trace, whatever its name
-        return
     with pytest.raises(InputError, match=message):
         collect(base)
 
@@ -121,7 +119,7 @@ def test_a_folder_that_cannot_be_read_is_never_skipped(base: Path, monkeypatch: 
         return real(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(InputError, match="cannot read folder .*deep: Permission denied"):
+    with pytest.raises(InputError, match=r"cannot read folder .*deep: Permission denied"):
         collect(base)
 
 

@@ -43,9 +43,15 @@ class TestFindHead:
             find_head(medium)
         assert caught.value.hint
 
-    def test_a_path_that_is_not_there_is_not_found(self, medium: Path) -> None:
+    @pytest.mark.parametrize("name", ["no", "no/such", "notes.txt/below", "loose"])
+    def test_a_path_that_is_not_there_is_not_found(self, medium: Path, name: str) -> None:
+        (medium / "loose").symlink_to("nowhere")
         with pytest.raises(NotFoundError, match="no file or folder"):
-            find_head(medium / "no")
+            find_head(medium / name)
+
+    def test_a_path_that_cannot_be_looked_at_was_not_checked(self, medium: Path) -> None:
+        with pytest.raises(StorageError, match="cannot look at"):
+            find_head(medium / ("x" * 300))
 
     def test_one_of_several_must_be_named(self, medium: Path) -> None:
         (medium / "other.airpack").write_bytes(b"")

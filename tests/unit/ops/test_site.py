@@ -289,6 +289,14 @@ class TestRecovery:
         receipts = list((site.root / "evidence/receipts").iterdir())
         assert [path.name for path in receipts] == ([f"{digest.hex}.json"] if visible else [])
 
+    def test_a_retired_release_is_not_there_because_its_row_is(self, site: Site, hold: Callable[..., Any]) -> None:
+        held = hold()
+        site.catalog.retire(held.row.digest)
+        site.log.intent(Event.IMPORT, subject=[Subject(held.row.name, held.row.digest)])
+        with exclusive(site):
+            assert site.records()[-1].outcome == Outcome.INTERRUPTED
+        assert list((site.root / "evidence/receipts").iterdir()) == []
+
     @pytest.mark.parametrize("switched", [False, True])
     def test_an_activation_without_a_result_gets_the_true_one_and_its_link(
         self, site: Site, hold: Callable[..., Any], switched: bool
