@@ -192,7 +192,6 @@ def test_a_killed_import_is_taken_up_again_and_leaves_nothing_half_visible(
     assert seen == {"interrupted", "done"}
 
 
-@pytest.mark.xfail(reason="recovery takes a held release for a finished import, though its repair was cut", strict=True)
 def test_a_killed_repair_is_done_on_record_only_once_it_is_done(
     site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]]
 ) -> None:
@@ -237,7 +236,6 @@ def test_a_killed_activation_leaves_the_old_or_the_new_one_and_is_taken_up_again
     assert at > 30
 
 
-@pytest.mark.xfail(reason="a kill between FAILED and the fallback leaves it running", strict=True)
 def test_a_killed_fallback_never_leaves_a_failed_release_running(
     site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]]
 ) -> None:

@@ -238,7 +238,6 @@ def test_rollback_of_what_is_not_here_is_not_found(site: Any) -> None:
     assert site.run("activate", "To ol", expect=2).json["error"]["code"] == "input"
 
 
-@pytest.mark.xfail(reason="rollback_target refuses before anything is put on record", strict=True)
 def test_a_refused_rollback_is_on_record(held: Callable[..., Any], site: Any) -> None:
     held("1.0.0")
     site.run("rollback", "tool", expect=12)

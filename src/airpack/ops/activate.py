@@ -23,7 +23,7 @@ from airpack.formats.release import Release
 from airpack.ops.generations import load_release, materialise
 from airpack.ops.host import check_host
 from airpack.ops.recover import exclusive
-from airpack.ops.site import Site, SitePolicy
+from airpack.ops.site import Site, SitePolicy, recorded
 from airpack.ops.trials import Trial, run_trials
 from airpack.ops.trust import stored_revocations
 from airpack.policy import lifecycle
@@ -124,13 +124,25 @@ def rollback(site: Site, product: str, version: str | None, *, reporter: Reporte
             raise NotFoundError(f"no product {product} at this site", hint="airpack list shows what is held")
         active = site.catalog.active(product)
         below = rows[active.release].sequence if active else max(row.sequence for row in rows.values()) + 1
-        target = lifecycle.rollback_target(product, [row.standing for row in rows.values()], below, version)
+        try:
+            target = lifecycle.rollback_target(product, [row.standing for row in rows.values()], below, version)
+        except AirpackError as error:
+            running = rows.get(active.release) if active else None
+            with recorded(error):
+                site.log.note(
+                    Event.ROLLBACK,
+                    Outcome.REFUSED,
+                    reason=error.code,
+                    subject=[Subject(running.name, running.digest)] if running else [],
+                    data={"product": product, "to": clip(version or ""), "message": clip(error.message)},
+                )
+            raise
         return _run(site, rows[target.release], Event.ROLLBACK, reporter or Silent())
 
 
 def _run(site: Site, row: ReleaseRow, event: Event, reporter: Reporter) -> Activation:
-    policy = site.policy()
     try:
+        policy = site.policy()
         release, facts = _permitted(site, row, event)
     except AirpackError as error:
         _refuse(site, row, event, error)
@@ -148,13 +160,14 @@ def _run(site: Site, row: ReleaseRow, event: Event, reporter: Reporter) -> Activ
         generation = materialise(site, row, release)
         trials = _trials(site, row, release, generation, policy)
     except AirpackError as error:
-        site.log.result(
-            corr,
-            Outcome.FAILED,
-            reason=error.code,
-            subject=[Subject(row.name, row.digest)],
-            data={"message": clip(error.message)},
-        )
+        with recorded(error):
+            site.log.result(
+                corr,
+                Outcome.FAILED,
+                reason=error.code,
+                subject=[Subject(row.name, row.digest)],
+                data={"message": clip(error.message)},
+            )
         error.document = _outcome(site, row, None, ()).document()
         raise
     return _settle(site, row, generation, trials, corr=corr, reporter=reporter)
@@ -173,13 +186,14 @@ def _permitted(site: Site, row: ReleaseRow, event: Event) -> tuple[Release, Host
 
 
 def _refuse(site: Site, row: ReleaseRow, event: Event, error: AirpackError) -> None:
-    site.log.note(
-        event,
-        Outcome.REFUSED,
-        reason=error.code,
-        subject=[Subject(row.name, row.digest)],
-        data={"message": clip(error.message)},
-    )
+    with recorded(error):
+        site.log.note(
+            event,
+            Outcome.REFUSED,
+            reason=error.code,
+            subject=[Subject(row.name, row.digest)],
+            data={"message": clip(error.message)},
+        )
     if isinstance(error, RevokedError):
         site.catalog.set_state(row.digest, lifecycle.step(row.state, Step.REVOKE), proven=False)
     if isinstance(error, IncompatibleError):
@@ -220,10 +234,11 @@ def _settle(
         site.point(row.product)
         site.log.result(corr, Outcome.DONE, subject=[Subject(row.name, row.digest)], data=_facts(generation, trials))
         return _outcome(site, row, generation, trials)
-    site.catalog.set_state(row.digest, lifecycle.step(state, Step.FAIL), tries=0, proven=False)
     active = site.catalog.active(row.product)
     if active is not None and active.release == row.digest:
+        # Before FAILED is stored: a kill in between leaves a trial to settle, never a failed release that runs.
         fall_back(site, row, reporter)
+    site.catalog.set_state(row.digest, lifecycle.step(state, Step.FAIL), tries=0, proven=False)
     outcome = _outcome(site, row, generation, trials)
     running = f"{outcome.active.name} stays active" if outcome.active else f"nothing runs for {row.product} now"
     site.log.result(

@@ -10,7 +10,7 @@ from airpack.errors import AirpackError, InputError
 from airpack.evidence import audit, export
 from airpack.evidence.records import Event, Outcome, clip
 from airpack.ops.recover import exclusive
-from airpack.ops.site import Site
+from airpack.ops.site import Site, recorded
 from airpack.types import Limits
 
 
@@ -41,7 +41,8 @@ def export_evidence(site: Site, out: Path, *, since: int = 0, replace: bool = Fa
         try:
             result = export.export(site.log, out.absolute(), since=since, receipts=receipts, replace=replace)
         except AirpackError as error:
-            site.log.result(corr, Outcome.FAILED, reason=error.code, data={"message": clip(error.message)})
+            with recorded(error):
+                site.log.result(corr, Outcome.FAILED, reason=error.code, data={"message": clip(error.message)})
             raise
         site.log.result(corr, Outcome.DONE, data={"digest": str(result.digest), "records": result.records})
         return result

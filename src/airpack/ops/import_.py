@@ -31,7 +31,7 @@ from airpack.ops.generations import renew_damaged
 from airpack.ops.host import check_host
 from airpack.ops.medium import find_head, names, read_head, unlisted
 from airpack.ops.recover import exclusive, write_receipt
-from airpack.ops.site import Site
+from airpack.ops.site import Site, recorded
 from airpack.ops.trust import site_refresh
 from airpack.policy import lifecycle
 from airpack.policy.admission import Admitted, Steps, admit, check_formats, documents
@@ -187,13 +187,14 @@ class _Import:
         if self._dry_run:
             return
         step = self._steps.checks[-1].name if self._steps.checks else "head"
-        self._site.log.note(
-            Event.IMPORT,
-            _outcome(error),
-            reason=error.code,
-            subject=self._subject or [],
-            data={"step": step, "head": clip(self._head.name), "message": clip(error.message)},
-        )
+        with recorded(error):
+            self._site.log.note(
+                Event.IMPORT,
+                _outcome(error),
+                reason=error.code,
+                subject=self._subject,
+                data={"step": step, "head": clip(self._head.name), "message": clip(error.message)},
+            )
 
     def finish(self, admitted: Admitted) -> Imported:
         """Step 10 and what follows; or nothing, for a dry run or a release that is held already."""
@@ -220,7 +221,8 @@ class _Import:
             row = self._commit(admitted)
         except AirpackError as error:
             data = {"message": clip(error.message)}
-            self._site.log.result(corr, _outcome(error), reason=error.code, subject=self._subject, data=data)
+            with recorded(error):
+                self._site.log.result(corr, _outcome(error), reason=error.code, subject=self._subject, data=data)
             raise
         receipt = write_receipt(self._site, row)
         self._site.log.result(corr, Outcome.DONE, subject=self._subject, data={"receipt": str(Digest.of(row.receipt))})

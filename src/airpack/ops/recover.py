@@ -96,17 +96,21 @@ def _took_effect(site: Site, intent: Record) -> bool:
     subjects = {subject.digest for subject in intent.subject}
     rows = [row for row in site.catalog.releases() if row.digest in subjects and row.state is not State.SUPERSEDED]
     if intent.event is Event.IMPORT:
-        for row in rows:
+        whole = [row for row in rows if not site.store.missing(site.catalog.blobs(row.digest).items())]
+        for row in whole:
             write_receipt(site, row)
-        return bool(rows)
+        return bool(whole)
+    if intent.data.get("automatic"):
+        # A fallback names what failed, and is done once that runs no more.
+        return not any(_runs(site, row) for row in rows)
     if intent.event in {Event.ACTIVATE, Event.ROLLBACK}:
-        active = {row.product: site.catalog.active(row.product) for row in rows}
-        return any(
-            generation is not None and generation.release == row.digest and row.state is State.KNOWN_GOOD
-            for row in rows
-            for generation in [active[row.product]]
-        )
+        return any(_runs(site, row) and row.state is State.KNOWN_GOOD for row in rows)
     return False
+
+
+def _runs(site: Site, row: ReleaseRow) -> bool:
+    active = site.catalog.active(row.product)
+    return active is not None and active.release == row.digest
 
 
 def write_receipt(site: Site, row: ReleaseRow) -> Path:

@@ -14,7 +14,8 @@ catalog.db
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,7 +26,7 @@ from airpack import fsops
 from airpack.catalog.catalog import Catalog, Generation
 from airpack.crypto.client import check_root
 from airpack.crypto.keys import PrivateKey, PublicKey
-from airpack.errors import InputError, IntegrityError, NotFoundError
+from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, StorageError
 from airpack.evidence.log import EvidenceLog
 from airpack.evidence.reading import read_records
 from airpack.evidence.records import Event, Outcome, Record, Subject
@@ -267,3 +268,16 @@ class Site:
             return
         fsops.make_dir(link.parent)
         fsops.swap_link(link, target)
+
+
+@contextmanager
+def recorded(error: AirpackError) -> Iterator[None]:
+    """Put on record that something was refused; where the log itself fails, the refusal stays what it is and says so.
+
+    Args:
+        error: The refusal, raised by the caller afterwards.
+    """
+    try:
+        yield
+    except StorageError as lost:
+        error.context["not_recorded"] = lost.message

@@ -57,8 +57,8 @@ def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter
     steps = Steps()
     release: str | None = None
     try:
-        head = find_head(path)
-        admitted = admit(read_head(head), refresh=fresh_refresh(root, now), have=airpack.__version__, steps=steps)
+        head, data = _read(path, steps)
+        admitted = admit(data, refresh=fresh_refresh(root, now), have=airpack.__version__, steps=steps)
         release = str(admitted.release.digest)
         with steps.step("compatibility") as found:
             findings = judge_release(admitted.release.compat)
@@ -79,6 +79,16 @@ def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter
         error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
         raise
     return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)))
+
+
+def _read(path: Path, steps: Steps) -> tuple[Path, bytes]:
+    """Find and read the head; what fails here fails as its step."""
+    try:
+        head = find_head(path)
+        return head, read_head(head)
+    except AirpackError as error:
+        steps.checks.append(Check("head", ok=False, detail=error.message))
+        raise
 
 
 def fresh_refresh(root: bytes, now: datetime) -> Callable[[Head], TrustedChannel]:

@@ -207,14 +207,14 @@ class TestDurability:
 
 class TestReleases:
     def test_what_is_added_is_read(self, catalog: Catalog) -> None:
-        added = row(7, state=State.KNOWN_GOOD, proven=True, tries=2, receipt=bytes(range(256)))
+        added = row(7, state=State.KNOWN_GOOD, proven=True, was_good=True, tries=2, receipt=bytes(range(256)))
         catalog.add_release(added, {BLOB: 4})
         assert catalog.release(added.digest) == added
         assert catalog.releases() == [added]
         assert catalog.blobs(added.digest) == {BLOB: 4}
         assert catalog.products() == ["encoder"]
         assert added.name == "encoder@1.7.0"
-        assert added.standing == Standing(added.digest, "1.7.0", 7, State.KNOWN_GOOD, proven=True)
+        assert added.standing == Standing(added.digest, "1.7.0", 7, State.KNOWN_GOOD, proven=True, was_good=True)
 
     def test_what_is_not_there_is_none(self, catalog: Catalog) -> None:
         assert catalog.release(row().digest) is None
@@ -234,6 +234,11 @@ class TestReleases:
         two.add_release(again, {Digest.of(b"more"): 4})
         assert two.releases() == [again, row(2)]
         assert two.blobs(again.digest) == {BLOB: 4, Digest.of(b"1"): 1, Digest.of(b"more"): 4}
+
+    def test_that_it_was_good_once_outlives_a_failure(self, two: Catalog) -> None:
+        two.confirm(two.add_generation("encoder", row(1).digest), 1)
+        two.set_state(row(1).digest, State.FAILED, proven=False)
+        assert two.releases()[0] == row(1, state=State.FAILED, was_good=True)
 
     @pytest.mark.parametrize("changes", [{"version": "1.1.0"}, {"sequence": 1}])
     def test_one_name_and_one_number_are_one_release(self, two: Catalog, changes: dict[str, Any]) -> None:
@@ -275,7 +280,7 @@ class TestGenerations:
         two.confirm(generation, 2)
         assert two.active("encoder") == generation
         assert two.floor("encoder") == 2
-        assert two.release(row(2).digest) == row(2, state=State.KNOWN_GOOD, proven=True)
+        assert two.release(row(2).digest) == row(2, state=State.KNOWN_GOOD, proven=True, was_good=True)
 
     def test_the_floor_never_falls(self, two: Catalog) -> None:
         for number, floor in ((2, 2), (1, 2)):
@@ -393,7 +398,7 @@ class CatalogAgainstModel(RuleBasedStateMachine):
         sequence = self.rows[digest].sequence
         self.catalog.confirm(Generation("encoder", number, digest), sequence)
         self.active, self.floor = number, max(self.floor, sequence)
-        self.rows[digest] = replace(self.rows[digest], state=State.KNOWN_GOOD, proven=True, tries=0)
+        self.rows[digest] = replace(self.rows[digest], state=State.KNOWN_GOOD, proven=True, was_good=True, tries=0)
 
     @precondition(lambda self: self.generations)
     @rule(data=st.data())

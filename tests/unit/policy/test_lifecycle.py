@@ -46,8 +46,9 @@ TABLE: Final[dict[Event, tuple[State | None, ...]]] = {
 EVERY: Final = [(state, event, after) for event, row in TABLE.items() for state, after in zip(State, row, strict=True)]
 
 
-def standing(sequence: int, state: State = State.KNOWN_GOOD) -> Standing:
-    return Standing(Digest.of(b"%d" % sequence), f"1.{sequence}.0", sequence, state, proven=state is State.KNOWN_GOOD)
+def standing(sequence: int, state: State = State.KNOWN_GOOD, *, was_good: bool = False) -> Standing:
+    good = state is State.KNOWN_GOOD
+    return Standing(Digest.of(b"%d" % sequence), f"1.{sequence}.0", sequence, state, good, good or was_good)
 
 
 standings = st.lists(st.builds(standing, st.integers(1, 30), st.sampled_from(State)), unique_by=lambda s: s.sequence)
@@ -144,19 +145,30 @@ class TestRollbackTarget:
         assert rollback_target("encoder", self.ALL, 3, "1.1.0") == standing(1)
         assert rollback_target("encoder", self.ALL, 1, "1.4.0") == standing(4)
 
+    @pytest.mark.parametrize("state", [S, F])
+    def test_what_was_good_once_and_failed_since_must_be_named(self, state: State) -> None:
+        held = (standing(1), standing(2, state, was_good=True), standing(3))
+        assert rollback_target("encoder", held, 3, None) == standing(1)
+        assert rollback_target("encoder", held, 3, "1.2.0") == held[1]
+
+    @pytest.mark.parametrize("state", [I, X, R, O, T, P])
+    def test_nothing_else_that_was_good_once_is_taken_even_by_name(self, state: State) -> None:
+        with pytest.raises(PolicyError, match="cannot roll back"):
+            rollback_target("encoder", [standing(2, state, was_good=True)], 3, "1.2.0")
+
     @pytest.mark.parametrize(
         ("active", "wanted", "why"),
         [
             (1, None, "no older known-good encoder"),
-            (9, "1.2.0", "encoder@1.2.0 is not a known-good release here"),
-            (9, "1.5.0", "encoder@1.5.0 is not"),
-            (9, "7", "encoder@7 is not"),
+            (9, "1.2.0", "encoder@1.2.0 was never known good here"),
+            (9, "1.5.0", "encoder@1.5.0 was never"),
+            (9, "7", "encoder@7 was never"),
         ],
     )
     def test_it_is_never_anything_else(self, active: int, wanted: str | None, why: str) -> None:
         with pytest.raises(PolicyError, match=f"cannot roll back: {why}") as caught:
             rollback_target("encoder", self.ALL, active, wanted)
-        assert "airpack show encoder" in caught.value.hint
+        assert "airpack list" in caught.value.hint
 
 
 class TestFallbacks:
@@ -256,8 +268,7 @@ class Site(RuleBasedStateMachine):
             self.take(number, Event.STAGE)
         except (RollbackError, PolicyError):
             return
-        left = self.tries.get(number, 0)
-        self.tries[number] = (left if left > 0 and self.states[number] is S else TRIES) - 1
+        self.tries[number] = (self.tries.get(number, 0) or TRIES) - 1
         self.take(number, Event.TRY)
         self.on_trial = number
 
@@ -271,9 +282,14 @@ class Site(RuleBasedStateMachine):
             self.take(number, Event.CONFIRM)
             self.active, self.floor = number, max(self.floor, number)
             self.proven.add(number)
+            self.tries[number] = 0
             return
         self.take(number, Event.FAIL)
+        self.fall(number)
+
+    def fall(self, number: int) -> None:
         self.proven.discard(number)
+        self.tries[number] = 0
         if self.active == number:
             best = fallbacks(self.held(), standing(number).release)
             self.active = best[0].sequence if best else None
@@ -286,7 +302,7 @@ class Site(RuleBasedStateMachine):
         self.states[number] = after_interruption(self.tries[number], proven=number in self.proven)
         if self.states[number] is F:
             assert self.tries[number] == 0
-            assert number != self.active  # what proved good starts each activation with all tries
+            self.fall(number)
 
     @precondition(lambda self: self.on_trial is None)
     @rule()
