@@ -10,7 +10,8 @@
     ├─ PolicyError             12   policy         refused by policy
     │   ├─ IncompatibleError        incompatible   model, runtime and host do not fit
     │   ├─ RevokedError             revoked        withdrawn by its channel
-    │   └─ ProbeError               probe          the smoke test did not pass
+    │   ├─ ProbeError               probe          the smoke test did not pass
+    │   └─ IsolationError           isolation      a program could not be shut off from the machine
     ├─ RollbackError           13   rollback       older than the floor, or contradicts what is held
     ├─ StorageError            20   storage        disk full, I/O error
     ├─ BusyError               21   busy           locked by another process
@@ -107,6 +108,12 @@ class ProbeError(PolicyError):
     """The smoke test at activation failed or is missing."""
 
     code = "probe"
+
+
+class IsolationError(PolicyError):
+    """A program could not be shut off from this machine; it was not started."""
+
+    code = "isolation"
 
 
 class RollbackError(AirpackError):

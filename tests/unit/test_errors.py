@@ -27,7 +27,7 @@ EXIT_CODES = {
 
 def classes(top: type[AirpackError] = AirpackError) -> list[type[AirpackError]]:
     """All of airpack's own; tests may have some of theirs."""
-    below = (kind for kind in top.__subclasses__() if kind.__module__.startswith("airpack"))
+    below = (kind for kind in top.__subclasses__() if kind.__module__.startswith("airpack."))
     return [top, *(item for kind in below for item in classes(kind))]
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from airpack.errors import PolicyError, StorageError
+from airpack.errors import IsolationError, StorageError
 from airpack.formats import canonical
 from airpack.formats.fields import Fields
 from airpack.types import Limits
@@ -39,12 +39,6 @@ _PROCESSES: Final = 256  # processes and threads, beside four per processor
 _SHARED_PROCESSES: Final = 4096  # where the limit counts the caller's own processes too
 _FILE: Final = 64 << 20  # bytes of one file that the program writes
 _FILES: Final = 1024  # open files
-
-
-class IsolationError(PolicyError):
-    """A program could not be shut off from this machine; it was not started."""
-
-    code = "isolation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from airpack import fsops
-from airpack.errors import IntegrityError, NotFoundError
+from airpack.errors import IntegrityError, IsolationError, NotFoundError
 from airpack.facts.host import read_host
 from airpack.formats import canonical
 from airpack.formats.fields import Fields
 from airpack.formats.probe import LARGEST_GOLDEN, Probe
-from airpack.ops.probes.isolation import IsolationError, Job, Outcome, interpreter, isolated_mode, run_job
+from airpack.ops.probes.isolation import Job, Outcome, interpreter, isolated_mode, run_job
 from airpack.types import Limits
 
 _WORKER: Final = Path(__file__).with_name("onnxruntime_worker.py")

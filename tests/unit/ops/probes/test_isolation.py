@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from airpack.errors import PolicyError
+from airpack.errors import IsolationError, PolicyError
 from airpack.ops.probes import isolation
-from airpack.ops.probes.isolation import IsolationError, Job, Outcome
+from airpack.ops.probes.isolation import Job, Outcome
 from airpack.types import Limits
 
 Run = Callable[..., Outcome]

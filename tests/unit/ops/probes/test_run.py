@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airpack.errors import PolicyError, StorageError
+from airpack.errors import IsolationError, PolicyError, StorageError
 from airpack.formats import canonical
 from airpack.formats.probe import Probe
 from airpack.ops.probes import ProbeResult, isolation, run_probe
 from airpack.ops.probes import run as run_module
-from airpack.ops.probes.isolation import IsolationError
 
 RUNTIME = """
 import json, os, signal, sys, time
