@@ -86,6 +86,7 @@ class Limits:
     MANIFEST: Final = 4 << 20  # one OCI manifest or index
     DOCUMENT: Final = 4 << 20  # one JSON document: policy, statement, bundle, spec
     JSON_DEPTH: Final = 32  # nesting levels
+    JSON_CONTAINERS: Final = 300_000  # lists and objects in one document: each costs far more memory than its bytes
     ROOT: Final = 512_000  # TUF root, python-tuf's own cap
     ROOTS: Final = 256  # number of root versions in one head
     CHUNK: Final = 1 << 20  # one stored chunk

@@ -410,6 +410,7 @@ class Forger:
         change: Mapping[str, bytes | None],
         *,
         lower: bool = False,
+        sequence: int = 0,
         expires: Mapping[str, datetime] | None = None,
     ) -> Head:
         """Return the head with a newer set of channel metadata that lists other targets; None takes one off the list.
@@ -417,6 +418,7 @@ class Forger:
         Args:
             head: As built.
             change: Target name -> bytes, or None.
+            sequence: Number that the channel gives each release in `change`; 0 for the one it had.
             lower: Number the new targets below the old ones, which only a thief of keys would do.
             expires: Role -> expiry.
         """
@@ -428,9 +430,12 @@ class Forger:
         version = snapshot.meta["targets.json"].version
         targets: Targets = Metadata[Targets].from_bytes(files.pop(f"{version}.targets.json")).signed
         for name, data in change.items():
-            targets.targets.pop(name, None)
+            before = targets.targets.pop(name, None)
             if data is not None:
                 targets.targets[name] = TargetFile.from_data(name, data, ["sha256"])
+                targets.targets[name].unrecognized_fields |= before.unrecognized_fields if before else {}
+                if sequence and "@" in name:
+                    targets.targets[name].unrecognized_fields["custom"] = {"sequence": sequence}
         targets.version += -1 if lower else 1
         snapshot.version += 1
         timestamp.version += 1

@@ -790,7 +790,9 @@ def test_another_release_under_a_number_or_name_that_is_held_is_refused(
     head = forger.released(forger.read(newer), slower)
     said = {**forger.statements(head)["release"].predicate, "sequence": sequence}
     head = forger.with_blobs(forger.without(head, "release"), forger.attestation(head, "release", predicate=said))
-    forger.write(forged, head)
+    manifest = forger.manifest(head)
+    name = f"{manifest.product}@{manifest.version}.json"
+    forger.write(forged, forger.listed(head, {name: head.blobs[manifest.release]}, sequence=sequence))
     gate.refuses(forged, 13, "rollback", "sequence", verify=False)
 
 

@@ -1,5 +1,6 @@
 """The command line: parse, call one operation, show. Operations are imported by the command that needs them."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ class Main(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *_args: Any, **extra: Any) -> Any:
         """Run one command and exit with its code."""
+        os.umask(os.umask(0o022) | 0o022)  # nobody else writes to what airpack makes, whatever the caller's mask
         arguments = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in arguments
         extra["standalone_mode"] = False

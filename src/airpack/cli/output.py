@@ -39,10 +39,15 @@ def table(rows: Iterable[Iterable[object]]) -> list[str]:
 def show(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print a result: one JSON document, or lines for people."""
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        _echo_json(document)
         return
     for line in lines:
         click.echo(printable(line))
+
+
+def _echo_json(document: dict[str, Any]) -> None:
+    """Print one JSON document in ASCII: names on a medium must neither break the encoding nor drive a terminal."""
+    click.echo(json.dumps(document, indent=2))
 
 
 def printable(text: str) -> str:
@@ -53,9 +58,12 @@ def printable(text: str) -> str:
 def fail(error: AirpackError, *, as_json: bool) -> int:
     """Print an error and return its exit code."""
     if as_json:
-        click.echo(json.dumps({**error.document, "error": described(error)}, indent=2, ensure_ascii=False))
+        _echo_json({**error.document, "error": described(error)})
         return error.exit_code
-    click.echo(f"airpack: error: {printable(error.message)}", err=True)
+    first, *more = error.message.split("\n")
+    click.echo(f"airpack: error: {printable(first)}", err=True)
+    for line in more:
+        click.echo(f"  {printable(line)}", err=True)
     if error.hint:
         click.echo(f"airpack: hint: {printable(error.hint)}", err=True)
     return error.exit_code
@@ -88,7 +96,7 @@ def crash(error: Exception, *, as_json: bool) -> int:
     click.echo(_REPORT, err=True)
     if as_json:
         bug = AirpackError(f"{type(error).__name__}: {error}", hint=_REPORT)
-        click.echo(json.dumps({"error": described(bug)}, indent=2, ensure_ascii=False))
+        _echo_json({"error": described(bug)})
     return AirpackError.exit_code
 
 

@@ -62,7 +62,7 @@ def _minimum(words: tuple[str, ...]) -> dict[str, int]:
     minimum = {}
     for word in words:
         role, _, number = word.partition("=")
-        if role not in _ROLES or not number.isdigit():
+        if role not in _ROLES or not (number.isascii() and number.isdecimal()):
             raise InputError(f"--minimum {word!r}: expected ROLE=VERSION, with ROLE one of {', '.join(_ROLES)}")
         minimum[role] = int(number)
     return minimum

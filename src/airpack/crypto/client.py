@@ -62,6 +62,7 @@ _ECDSA = ("ecdsa", "ecdsa-sha2-nistp256")
 _ED25519 = ("ed25519", "ed25519")
 _RENEW = "ask for a package with fresh metadata: on the build side `airpack publish`"
 _NOTHING: Mapping[str, int] = MappingProxyType({})
+_HIGHEST_VERSION = 2**31 - 1
 _NEVER_EXPIRED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -486,6 +487,9 @@ def _trusted_channel(
     newest = _root_info(trusted.root, pinned.fingerprint)
     if newest.channel != pinned.channel:
         raise TrustError(f"root version {newest.version} is of channel {newest.channel}, not of {pinned.channel}")
+    highest = max(trusted[role].version for role in ROLES)
+    if highest > _HIGHEST_VERSION:
+        raise TrustError(f"the channel's metadata has version {highest}; no channel comes near {_HIGHEST_VERSION}")
     issued = trusted.timestamp.unrecognized_fields.get(ISSUED_FIELD)
     if not isinstance(issued, str):
         raise TrustError(f"the timestamp has no field {ISSUED_FIELD}, so nobody knows when it was signed")

@@ -140,12 +140,20 @@ class _Tally:
             self.other_types.add(envelope.payload_type)
             return
         signed = dsse.pae(envelope.payload_type, envelope.payload)
+        here: set[bytes] = set()
         for signature in envelope.signatures:
             signer = next((key for key in self.keys if key.verify(signature, signed)), None)
             if signer is None:
                 self.unknown.append(hint)
+            elif signer.der in here:
+                raise TrustError(
+                    f"one envelope holds two signatures by one key, {signer.fingerprint}: no signer makes that",
+                    key=signer.fingerprint,
+                )
             else:
-                self.signers.setdefault(envelope.payload, set()).add(signer.der)
+                here.add(signer.der)
+        if here:
+            self.signers.setdefault(envelope.payload, set()).update(here)
 
     def reached(self) -> list[bytes]:
         """Return the payloads that reach the threshold: at least one.

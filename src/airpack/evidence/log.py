@@ -231,8 +231,9 @@ class EvidenceLog:
             append_durable(self._entries, line + b"\n", at=self._end, mode=0o600)
             self._write_checkpoint(self._frontier.append(leaf_hash(line)))
         except AirpackError as error:
+            what = "the act is over, but not its result on record" if phase is Phase.RESULT else "so nothing was done"
             raise StorageError(
-                f"the evidence log cannot append, so nothing was done: {error.message}",
+                f"the evidence log cannot append, {what}: {error.message}",
                 hint=error.hint or "make the log's disk writable and run the same command again",
                 path=self._path,
             ) from error
@@ -348,6 +349,12 @@ class EvidenceLog:
             else:
                 beyond.append(line[:-1])
         self._check_root(signed)
+        if len(beyond) > 1:
+            # Each append ends with its checkpoint, so that a crash leaves one record beyond it at most.
+            raise IntegrityError(
+                f"the evidence log has {len(beyond)} records beyond its checkpoint; a crash leaves one at most",
+                path=self._path,
+            )
         for line in beyond:
             self._adopt(line)
         if beyond:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from airpack.crypto.keys import PublicKey
-from airpack.errors import IntegrityError, StorageError
+from airpack.errors import IntegrityError, NotFoundError, StorageError
 from airpack.evidence.checkpoint import open_checkpoint
 from airpack.evidence.log import CHECKPOINT, ENTRIES
 from airpack.evidence.merkle import Frontier, leaf_hash
@@ -24,10 +24,12 @@ def read_checkpoint(folder: Path, *, origin: str, key: PublicKey) -> Checkpoint:
 
     Raises:
         TrustError: It is not signed by `key`.
-        IntegrityError: It is no checkpoint of this log.
-        NotFoundError: It is missing.
+        IntegrityError: It is missing, or no checkpoint of this log.
     """
-    data = read_regular(folder / CHECKPOINT, MAX_NOTE)
+    try:
+        data = read_regular(folder / CHECKPOINT, MAX_NOTE)
+    except NotFoundError as error:
+        raise IntegrityError(f"the evidence log has lost its checkpoint: {error.message}") from error
     return open_checkpoint(data, origin=origin, key=key, what="the evidence log's checkpoint")
 
 
@@ -54,6 +56,8 @@ def read_records(folder: Path, *, origin: str, key: PublicKey) -> list[Record]:
                 line = stream.readline(Limits.EVIDENCE_RECORD + 1).removesuffix(b"\n")
                 frontier = frontier.append(leaf_hash(line))
                 records.append(Record.parse(line, what=f"record {number}"))
+    except NotFoundError as error:
+        raise IntegrityError(f"the evidence log has lost its records: {error.message}") from error
     except OSError as error:
         raise StorageError(f"cannot read the evidence log: {error.strerror}", path=str(folder)) from error
     if frontier.root() != signed.root:

@@ -82,13 +82,16 @@ def parse_canonical(data: bytes, *, what: str, limit: int = Limits.DOCUMENT) -> 
 
 def _check_depth(data: bytes, what: str) -> None:
     """Refuse deep nesting before the recursive parser sees it."""
-    depth = 0
+    depth = containers = 0
     for token in _BRACKETS.finditer(data):
         first = token.group()[0]
         if first in b"[{":
             depth += 1
+            containers += 1
             if depth > Limits.JSON_DEPTH:
                 raise IntegrityError(f"{what} is nested deeper than {Limits.JSON_DEPTH} levels")
+            if containers > Limits.JSON_CONTAINERS:
+                raise IntegrityError(f"{what} holds more than {Limits.JSON_CONTAINERS} lists and objects")
         elif first in b"]}":
             depth -= 1
 

@@ -12,7 +12,6 @@ refused: a need that is misspelt is a need that is not held.
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,7 +92,9 @@ def parse(text: bytes, what: str) -> PackSpec:
         InputError: Not TOML, an unknown key (the hint names the nearest right one), or a value out of its bounds.
             DESIGN section 11, "A pack spec".
     """
-    top = Fields(_load(text, what), what=what, error=InputError)
+    if len(text) > Limits.DOCUMENT:
+        raise InputError(f"{what} has {len(text)} bytes; at most {Limits.DOCUMENT} are read")
+    top = Fields.from_toml(text, what=what, error=InputError)
     product, version, sequence = _release(_section(top, "release", "[release]"))
     models = tuple(_model(fields) for fields in _sections(top, "model"))
     runtimes = tuple(_runtime(fields) for fields in _sections(top, "runtime"))
@@ -129,15 +130,6 @@ def parse_size(text: str) -> int:
             hint='for example "2GiB"',
         )
     return int(match[1]) * _UNITS[match[2]]
-
-
-def _load(text: bytes, what: str) -> dict[str, Any]:
-    if len(text) > Limits.DOCUMENT:
-        raise InputError(f"{what} has {len(text)} bytes; at most {Limits.DOCUMENT} are read")
-    try:
-        return tomllib.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{what} is not TOML: {error}") from error
 
 
 def _section(top: Fields, key: str, title: str) -> Fields:

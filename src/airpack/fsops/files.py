@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ class NewFile:
         with _translated("create", path):
             self._descriptor = os.open(
                 self._temporary,
-                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
                 0o600,
             )
 
@@ -311,7 +312,7 @@ def publish(source: Path, target: Path, *, mode: int) -> None:
         os.rename(source, target)
 
 
-def link_durable(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """Hard-link `source` as `target`; the caller syncs the folder once all links stand."""
     with _translated("link", target):
         os.link(source, target)
@@ -363,7 +364,8 @@ def is_temporary(path: Path) -> bool:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Return a name beside `path` that nobody can guess, for a file that is then made and never opened."""
+    return path.with_name(f".{path.name}.{secrets.randbits(64)}.part")
 
 
 def remove_tree(folder: Path) -> None:

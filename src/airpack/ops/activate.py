@@ -20,7 +20,8 @@ from airpack.evidence.records import Event, Outcome, Subject, clip
 from airpack.facts.host import HostFacts
 from airpack.formats.names import Ref, parse_ref
 from airpack.formats.release import Release
-from airpack.ops.generations import load_release, materialise
+from airpack.ops.fallback import fall_back
+from airpack.ops.generations import keep_only, load_release, materialise
 from airpack.ops.host import check_host
 from airpack.ops.recover import exclusive
 from airpack.ops.site import Site, SitePolicy, recorded
@@ -232,6 +233,7 @@ def _settle(
         site.catalog.set_state(row.digest, lifecycle.step(state, Step.SUCCEED))
         site.catalog.confirm(generation, row.sequence)
         site.point(row.product)
+        keep_only(site, generation)
         site.log.result(corr, Outcome.DONE, subject=[Subject(row.name, row.digest)], data=_facts(generation, trials))
         return _outcome(site, row, generation, trials)
     active = site.catalog.active(row.product)
@@ -255,34 +257,6 @@ def _settle(
     )
     error.document = outcome.document()
     raise error
-
-
-def fall_back(site: Site, failed: ReleaseRow, reporter: Reporter) -> None:
-    """Make the newest other known-good release active whose bytes still hash and which fits this host, or nothing."""
-    product = failed.product
-    rows = {row.digest: row for row in site.catalog.releases(product)}
-    revoked = stored_revocations(site).releases
-    corr = site.log.intent(Event.ROLLBACK, subject=[Subject(failed.name, failed.digest)], data={"automatic": True})
-    for standing in lifecycle.fallbacks([row.standing for row in rows.values()], failed.digest):
-        row = rows[standing.release]
-        if row.digest in revoked:
-            continue
-        try:
-            release = load_release(site, row.digest)
-            check_host(release)
-            generation = materialise(site, row, release)
-        except AirpackError as error:
-            reporter.note(f"{row.name} cannot be fallen back to: {error.message}")
-            continue
-        site.catalog.point(product, generation.number)
-        site.point(product)
-        site.log.result(corr, Outcome.DONE, subject=[Subject(row.name, row.digest)])
-        reporter.note(f"fell back to {row.name}")
-        return
-    site.catalog.point(product, None)
-    site.point(product)
-    site.log.result(corr, Outcome.DONE, data={"safe_stop": True})
-    reporter.note(f"no known-good {product} is left: nothing runs now")
 
 
 def _outcome(site: Site, row: ReleaseRow, generation: Generation | None, trials: tuple[Trial, ...]) -> Activation:

@@ -11,6 +11,8 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 """
 
 import glob
+import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import airpack
 from airpack import fsops
 from airpack.crypto import signing
 from airpack.crypto.keys import PrivateKey
-from airpack.errors import InputError, NotFoundError
+from airpack.errors import InputError, IntegrityError, NotFoundError
 from airpack.formats import bundle, dsse, head, oci, packspec
 from airpack.formats.package import PAYLOAD_TYPE, PackageManifest
 from airpack.formats.packspec import PackSpec
@@ -39,9 +41,10 @@ from airpack.formats.statement import (
 from airpack.formats.times import emit_time
 from airpack.ops.inputs import Inputs, gather
 from airpack.ops.layout import LayoutWriter
+from airpack.ops.medium import read_head
 from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Passphrase, Workspace
-from airpack.policy.admission import Steps, admit
+from airpack.policy.admission import SEQUENCE_FIELD, Steps, admit
 from airpack.policy.compat import judge_release, refuse
 from airpack.transport.writer import VOLUME_SIZE, PackWriter
 from airpack.types import Descriptor, Digest, Limits, Reporter, Silent
@@ -180,8 +183,10 @@ class _Build:
         """Write head and volumes."""
         name = f"{self._spec.product}-{self._spec.version}".lower()
         fsops.make_dir(out)
-        staging = out / ".airpack-build.part"
-        fsops.remove_tree(staging)
+        self._check_place(out / f"{name}{head.SUFFIX}")
+        for stale in out.glob(".airpack-*.part"):
+            fsops.remove_tree(stale)
+        staging = Path(tempfile.mkdtemp(prefix=".airpack-", suffix=".part", dir=out))
         try:
             with PackWriter(staging, name, volume_size=volume_size, reporter=self._reporter) as writer:
                 docs = self._documents(writer.pack(self._inputs.sources))
@@ -211,6 +216,22 @@ class _Build:
             files=docs.compat.total_files,
             repeated=repeated,
         )
+
+    def _check_place(self, path: Path) -> None:
+        """Refuse to replace the package of another release: two names may become one file name."""
+        if not os.path.lexists(path):
+            return
+        try:
+            envelope = head.parse(read_head(path)).package
+            manifest = PackageManifest.parse(dsse.parse(envelope, "package envelope").payload)
+        except IntegrityError as error:
+            raise InputError(f"{path} is there already, and no package: {error.message}", path=str(path)) from error
+        if (manifest.product, manifest.version) != (self._spec.product, self._spec.version):
+            raise InputError(
+                f"{path} is the package of {manifest.product}@{manifest.version}; {self._name} would replace it",
+                hint="choose another folder",
+                path=str(path),
+            )
 
     def layout(self, out: Path) -> BuildResult:
         """Write a plain OCI layout."""
@@ -264,11 +285,21 @@ class _Build:
                 hint="a release never changes: give the new content a new version",
             )
         if before is not None and before.release == docs.digest:
+            if self._spec.sequence not in {None, before.sequence}:
+                raise InputError(
+                    f"{self._name} was released with sequence {before.sequence}; the spec says {self._spec.sequence}",
+                    hint="a release never changes: leave `sequence` as it was, or give it a new version",
+                )
             built, blobs = before, self._kept(before, docs)
         else:
             built, blobs = self._sign(docs, self._sequence(known))
             self._workspace.remember(built, blobs)
-        channel.publish(self._keys, {f"{self._name}.json": docs.index} if listed is None else {}, self._now)
+        path = f"{self._name}.json"
+        custom = {path: {SEQUENCE_FIELD: built.sequence}}
+        if listed is None:
+            channel.publish(self._keys, {path: docs.index}, self._now, custom)
+        else:
+            channel.publish(self._keys, {}, self._now)
         return built, blobs, before is not None and before.release == docs.digest
 
     def _sequence(self, known: Mapping[str, Built]) -> int:

@@ -83,6 +83,14 @@ def renew_damaged(site: Site, repaired: AbstractSet[Digest]) -> int:
     return renewed
 
 
+def keep_only(site: Site, generation: Generation) -> None:
+    """Remove the other generations of the same release: older trees that were not whole any more."""
+    for other in site.catalog.generations(generation.product):
+        if other.release == generation.release and other != generation:
+            fsops.remove_tree(site.tree(other))
+            site.catalog.drop_generation(other)
+
+
 def _replace(site: Site, old: Generation, new: Generation) -> None:
     if site.catalog.active(old.product) == old:
         site.catalog.point(old.product, new.number)
@@ -116,7 +124,7 @@ def _build(site: Site, tree: Path, release: Release) -> None:
 def _link(source: Path, target: Path) -> bool:
     """Link `target` to `source`; False where `source` (the empty file, say) has all the links that it can have."""
     try:
-        fsops.link_durable(source, target)
+        fsops.link_file(source, target)
     except StorageError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMLINK:
             return False

@@ -152,17 +152,17 @@ class _Import:
         return row if row is not None and row.state is not State.SUPERSEDED else None
 
     def _check_sequence(self, admitted: Admitted) -> None:
-        if self._held is not None:
+        if self._held is not None and self._held.sequence == admitted.predicate.sequence:
             return  # an import repeated changes nothing, so the floor has nothing to say
         manifest, sequence = admitted.manifest, admitted.predicate.sequence
         floor = self._site.catalog.floor(manifest.product)
         lifecycle.check_floor(manifest.product, manifest.version, sequence, floor, known=False)
         for row in self._site.catalog.releases(manifest.product):
-            same_name = row.version == manifest.version or row.sequence == sequence
-            if same_name and row.digest != admitted.release.digest:
+            same_name, same_number = row.version == manifest.version, row.sequence == sequence
+            if (same_name or same_number) and (row.digest, row.sequence) != (admitted.release.digest, sequence):
                 raise RollbackError(
                     f"{admitted.name} (number {sequence}) contradicts {row.name} (number {row.sequence}), "
-                    "which this site holds with another digest",
+                    "which this site holds",
                     hint="ask the build side why it released two things under one name",
                 )
 
@@ -232,6 +232,7 @@ class _Import:
         assert self._held is not None
         for data in admitted.small.values():
             self._site.store.put(data)
+        self._site.catalog.add_release(self._held, _sizes(admitted))
         self._site.log.note(
             Event.IMPORT, Outcome.DONE, subject=self._subject, data={"repeated": True, "ignored_files": len(ignored)}
         )
@@ -307,7 +308,7 @@ class _QuarantineFile:
     """One file of the quarantine."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._file = NewFile(path, mode=0o400)
+        self._file = NewFile(path, mode=0o444)
         self._file.reserve(size)
 
     def write(self, data: memoryview) -> None:

@@ -13,9 +13,10 @@ from typing import Final
 from airpack import fsops
 from airpack.catalog.catalog import ReleaseRow
 from airpack.evidence.records import Event, Outcome, Record, Subject
+from airpack.ops.fallback import fall_back
 from airpack.ops.site import Site
 from airpack.policy import lifecycle
-from airpack.types import Digest, Limits, State
+from airpack.types import Digest, Limits, Silent, State
 
 _WRITTEN: Final = ("trust", "evidence", "evidence/log", "evidence/receipts")  # folders that files are written into
 
@@ -45,6 +46,7 @@ def locked(site: Site) -> Iterator[None]:
         BusyError: Another airpack works on this site.
     """
     with fsops.Lock(site.root / ".lock"):
+        fsops.make_dir(site.root / "ingest", 0o700)
         yield
 
 
@@ -73,6 +75,8 @@ def _settle_trials(site: Site) -> None:
         if row.state not in {State.TRIAL, State.PROBATION}:
             continue
         after = lifecycle.after_interruption(row.tries, proven=row.proven)
+        if after is State.FAILED and _runs(site, row):
+            fall_back(site, row, Silent())
         site.log.note(
             Event.RECOVER,
             Outcome.INTERRUPTED,
@@ -104,7 +108,9 @@ def _took_effect(site: Site, intent: Record) -> bool:
         # A fallback names what failed, and is done once that runs no more.
         return not any(_runs(site, row) for row in rows)
     if intent.event in {Event.ACTIVATE, Event.ROLLBACK}:
-        return any(_runs(site, row) and row.state is State.KNOWN_GOOD for row in rows)
+        # What ran before as well proves nothing: it may have been cut short before its probes.
+        before = intent.data.get("active_before")
+        return any(_runs(site, row) and row.state is State.KNOWN_GOOD and row.name != before for row in rows)
     return False
 
 

@@ -1,6 +1,6 @@
 """The probes of an activation: the release's own and the operator's, each in a process of its own."""
 
-import tomllib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def _planned(site: Site, product: str, release: Release, tree: Path) -> list[tup
     if own is not None:
         planned.append(("release", own, tree / own.golden if own.golden else None))
     file = _operator_file(site, product)
-    if file.exists():
+    if not file.parent.is_dir():
+        raise InputError(f"the site has lost its folder {file.parent}", hint=f"mkdir {file.parent}")
+    if os.path.lexists(file):  # a link that leads nowhere is a mistake to name, not a probe that is not there
         probe = _read_probe(file)
         planned.append(("operator", probe, file.parent / probe.golden if probe.golden else None))
     return planned
@@ -95,11 +97,8 @@ def _operator_file(site: Site, product: str) -> Path:
 
 
 def _read_probe(file: Path) -> Probe:
-    try:
-        table = tomllib.loads(fsops.read_regular(file, Limits.DOCUMENT).decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{file} is not TOML: {error}") from error
-    return parse_probe(Fields(table, what=str(file), error=InputError))
+    data = fsops.read_regular(file, Limits.DOCUMENT)
+    return parse_probe(Fields.from_toml(data, what=str(file), error=InputError))
 
 
 def _model(probe: Probe, release: Release) -> str:

@@ -39,6 +39,9 @@ from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, Role, TrustPolicy
 from airpack.types import Check, Digest
 
+SEQUENCE_FIELD = "sequence"
+"""Of the `custom` object that the channel's targets role signs beside a release's digest."""
+
 
 class Steps:
     """Runs named steps in order and keeps what each found, so that a refusal shows how far it got."""
@@ -151,6 +154,7 @@ def admit(data: bytes, *, refresh: Callable[[Head], TrustedChannel], have: str, 
         found(f"{release.name} {release.digest}")
     with steps.step("attestations") as found:
         attestations, predicate = _attestations(parsed, release, policy)
+        _check_sequence(predicate, channel.custom(f"{release.name}.json"))
         found(", ".join(f"{item.role}: {item.statement.predicate_type}" for item in attestations))
     return Admitted(
         head=parsed,
@@ -289,3 +293,12 @@ def check_formats(compat: CompatDoc, found: Mapping[str, str]) -> None:
             raise IncompatibleError(
                 f"{file.path} is {found[file.path]} by its bytes; the release calls it {file.format}", path=file.path
             )
+
+
+def _check_sequence(predicate: ReleasePredicate, listed: Mapping[str, Any]) -> None:
+    """Hold the release key to the number that the channel listed, so that it alone renumbers nothing."""
+    if listed != {SEQUENCE_FIELD: predicate.sequence}:
+        raise TrustError(
+            f"the release attestation says number {predicate.sequence}; the channel lists {dict(listed) or 'none'}",
+            said=predicate.sequence,
+        )

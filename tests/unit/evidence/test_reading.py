@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from airpack.crypto.keys import PrivateKey
-from airpack.errors import IntegrityError, NotFoundError, TrustError
+from airpack.errors import IntegrityError, TrustError
 from airpack.evidence.reading import read_records
 from airpack.evidence.records import Event
 
@@ -67,5 +67,5 @@ def test_a_checkpoint_by_another_key_is_refused(make_site: Make) -> None:
 
 
 def test_a_missing_log_is_said(make_site: Make) -> None:
-    with pytest.raises(NotFoundError):
+    with pytest.raises(IntegrityError, match="lost its checkpoint"):
         read(make_site("nothing"))

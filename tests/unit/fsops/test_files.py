@@ -72,10 +72,11 @@ def file(tmp_path: Path) -> Path:
 
 class TestWriteDurable:
     def test_syncs_the_file_before_its_name_and_the_folder_after(
-        self, file: Path, calls: list[tuple[str, str]]
+        self, file: Path, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("secrets.randbits", lambda _: 7)
         fsops.write_durable(file, b"new")
-        part = f".file.{os.getpid()}.part"
+        part = ".file.7.part"
         folder = file.parent.name
         assert [call for call in calls if call[0] != "open"] == [
             ("write", part),
@@ -170,8 +171,13 @@ class TestWriteDurable:
         assert names(file.parent) == ["file"]
         assert file.read_bytes() == b"old"
 
-    def test_a_link_in_the_place_of_the_temporary_file_is_not_written_through(self, file: Path, tmp_path: Path) -> None:
-        (tmp_path / f".new.{os.getpid()}.part").symlink_to(file)
+    @pytest.mark.parametrize("kind", ["link", "file"])
+    def test_what_stands_in_the_place_of_the_temporary_file_is_not_written_through(
+        self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        monkeypatch.setattr("secrets.randbits", lambda _: 7)
+        planted = tmp_path / ".new.7.part"
+        planted.symlink_to(file) if kind == "link" else planted.write_bytes(b"somebody else's")
         with pytest.raises(StorageError):
             fsops.write_durable(tmp_path / "new", b"x")
         assert file.read_bytes() == b"old"
@@ -182,10 +188,12 @@ class TestWriteDurable:
         fsops.write_durable(link, b"new")
         assert (link.is_symlink(), link.read_bytes(), file.read_bytes()) == (False, b"new", b"old")
 
-    def test_what_a_killed_process_left_is_written_over(self, tmp_path: Path) -> None:
-        (tmp_path / f".file.{os.getpid()}.part").write_bytes(b"a longer rest of the last try")
+    def test_what_a_killed_process_left_is_in_nobody_s_way(self, tmp_path: Path) -> None:
+        (tmp_path / ".file.7.part").write_bytes(b"a longer rest of the last try")
         fsops.write_durable(tmp_path / "file", b"new")
         assert (tmp_path / "file").read_bytes() == b"new"
+        fsops.clear_temporary(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
     def test_a_missing_folder_is_a_failure(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="cannot create"):
@@ -458,10 +466,10 @@ class TestMoveAndLink:
         assert stat.S_IMODE(file.with_name("new").stat().st_mode) == 0o444
 
     def test_a_link_shares_the_bytes_and_never_replaces(self, file: Path) -> None:
-        fsops.link_durable(file, file.with_name("b"))
+        fsops.link_file(file, file.with_name("b"))
         assert file.samefile(file.with_name("b"))
         with pytest.raises(StorageError, match="File exists"):
-            fsops.link_durable(file, file.with_name("b"))
+            fsops.link_file(file, file.with_name("b"))
 
     def test_a_copy_is_synced_with_its_mode_and_never_replaces(self, file: Path, calls: list[tuple[str, str]]) -> None:
         fsops.copy_in(file, file.with_name("b"), mode=0o555)

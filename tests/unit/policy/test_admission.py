@@ -69,6 +69,7 @@ class Desk:
     policy_channel: str = "main"
     unlisted: bool = False
     listed: bytes | None = None
+    listed_sequence: int = 5
     subject: Descriptor | None = None
     blobs: dict[Digest, bytes] = field(default_factory=dict)  # added
     dropped: set[Digest] = field(default_factory=set)
@@ -86,6 +87,8 @@ class Desk:
         if not self.unlisted:
             index = f"{self.name}.json"
             listed[index] = TargetFile.from_data(index, self.listed or self.docs.index)
+            if self.listed_sequence:
+                listed[index].unrecognized_fields["custom"] = {"sequence": self.listed_sequence}
         return TrustedChannel(
             channel="main",
             starter=True,

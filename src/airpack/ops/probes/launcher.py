@@ -15,11 +15,13 @@ with the process that started it. The keeper keeps its privileges, but runs no c
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
 import select
 import signal
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +40,17 @@ MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 0x40000, 0x2
 # <linux/prctl.h>, <linux/capability.h>
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION_3 = 0x20080522
+# <linux/seccomp.h>, <linux/bpf_common.h>, <linux/audit.h>, <asm/unistd.h>
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+LOAD, EQUAL, AT_LEAST, END = 0x20, 0x15, 0x35, 0x06  # BPF: load a word; jump if equal; if not below; return
+ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+FOREIGN_CALLS = 0x40000000  # from here on the numbers of another calling convention (x32)
+FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: those that a network namespace covers
+# machine -> audit architecture, socket, and: add_key, request_key, keyctl, perf_event_open, bpf, userfaultfd, io_uring
+CALLS = {
+    "x86_64": (0xC000003E, 41, (248, 249, 250, 298, 321, 323, 425, 426, 427)),
+    "aarch64": (0xC00000B7, 198, (217, 218, 219, 241, 280, 282, 425, 426, 427)),
+}
 
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "nix/store", "gnu/store", "etc/ld.so.cache")
 PROCESSORS = "/sys/devices/system/cpu"
@@ -169,7 +182,7 @@ def build(config: dict[str, Any]) -> str:
     for path in config["shown"]:
         show(root, path)
     for name in DEVICES:
-        show(root, f"/dev/{name}", flags=MS_NOSUID | MS_NOEXEC)
+        show(root, f"/dev/{name}", flags=MS_RDONLY | MS_NOSUID | MS_NOEXEC)  # its data stays writable, its mode not
     try:
         show(root, PROCESSORS)
     except OSError:  # runtimes manage without; a mount half made must not stay
@@ -303,8 +316,35 @@ def drop(config: dict[str, Any]) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1, "give up new privileges")
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "drop capabilities")
+    if config["mode"] != "none":
+        filter_calls()
     if config["mode"] == "none":
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the launcher")
+
+
+def filter_calls() -> None:
+    """Refuse the system calls that no namespace covers: keyrings, kernel programs, sockets beyond IP; seccomp(2).
+
+    Raises:
+        OSError: This processor's numbers are not known here, or the kernel takes no filter: no isolation then.
+    """
+    machine = os.uname().machine
+    if machine not in CALLS:
+        raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
+    architecture, socket, numbers = CALLS[machine]
+    # Each line: load a word of seccomp_data (number at 0, architecture at 4, first argument at 16), compare, or end.
+    lines = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, architecture), (END, 0, 0, REFUSE), (LOAD, 0, 0, 0)]
+    lines += [(AT_LEAST, 0, 1, FOREIGN_CALLS), (END, 0, 0, REFUSE)]
+    for number in numbers:
+        lines += [(EQUAL, 0, 1, number), (END, 0, 0, REFUSE)]
+    lines += [(EQUAL, 1, 0, socket), (END, 0, 0, ALLOW), (LOAD, 0, 0, 16)]
+    for family in FAMILIES:
+        lines += [(EQUAL, 0, 1, family), (END, 0, 0, ALLOW)]
+    lines.append((END, 0, 0, REFUSE))
+    program = b"".join(struct.pack("=HBBI", *line) for line in lines)
+    code = ctypes.create_string_buffer(program, len(program))
+    head = ctypes.create_string_buffer(struct.pack("@HP", len(lines), ctypes.addressof(code)))
+    check(_libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(head), 0, 0), "filter system calls")
 
 
 def become_nobody() -> None:

@@ -5,7 +5,8 @@
 Only the standard library and the folders in `runtimes` can be imported: never this machine's NumPy or onnxruntime. The
 result is one JSON line on the standard output that the program was started with; whatever else prints goes to standard
 error. The counts are made in the same process that runs the code under test, so they are its own word: they catch a
-release that does not work here, not one that means to deceive. Against that stands the operator's own probe.
+release that does not work here, not one that means to deceive. Nobody's golden inputs find that, the operator's
+included: the same code answers them.
 """
 
 import contextlib

@@ -92,6 +92,55 @@ print(json.dumps([set(names) <= {"lo", "sit0", "tunl0", "ip6tnl0", "gre0", "gret
 
 
 @isolated
+def test_it_reaches_no_keyring_no_kernel_program_and_no_socket_beyond_ip(mode: str, run: Run) -> None:
+    """A namespace covers none of these: keyrings belong to the session, vsock to the machine."""
+    said = _said(
+        run(
+            mode,
+            """
+import ctypes, errno, json, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+numbers = {"x86_64": (248, 249, 250, 298, 321, 323, 425), "aarch64": (217, 218, 219, 241, 280, 282, 425)}
+found = set()
+for number in numbers[os.uname().machine]:
+    libc.syscall(number, 0, 0, 0, 0, 0)
+    found.add(errno.errorcode[ctypes.get_errno()])
+for family in (17, 38, 40):  # packet, algorithms of the kernel, vsock
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+        found.add(family)
+    except OSError as error:
+        found.add(errno.errorcode[error.errno])
+socket.socketpair()[0].close()
+print(json.dumps(sorted(found)))
+""",
+        )
+    )
+    assert said == ["EPERM"]
+
+
+@isolated
+def test_it_cannot_change_a_device_of_this_machine(mode: str, run: Run) -> None:
+    said = _said(
+        run(
+            mode,
+            """
+import errno, json, os
+try:
+    os.chmod("/dev/null", os.stat("/dev/null").st_mode & 0o7777)
+    found = "changed"
+except OSError as error:
+    found = errno.errorcode[error.errno]
+with open("/dev/null", "wb") as stream:
+    stream.write(b"data goes on")
+print(json.dumps(found))
+""",
+        )
+    )
+    assert said in ("EROFS", "EPERM")
+
+
+@isolated
 def test_it_writes_nowhere_but_in_its_own_tmp(mode: str, run: Run, release: Path) -> None:
     said = _said(
         run(
