@@ -160,3 +160,20 @@ def test_five_records_beyond_the_checkpoint_are_no_crash(bench: Any, site: Any) 
     site.run("activate", "tool@1.0.0")
     (log / "checkpoint").write_bytes(before)
     assert site.run("gc", expect=10).json["error"]["code"] == "integrity"
+
+
+@pytest.mark.parametrize("harm", ["lost", "damaged"])
+def test_a_trust_state_that_is_lost_or_damaged_bars_imports_and_not_the_way_back(
+    bench: Any, site: Any, harm: str
+) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        site.run("import", bench.build(version))
+        site.run("activate", f"tool@{version}")
+    for path in (site.folder / "trust/current").glob("*.json"):
+        if not path.is_symlink():
+            path.unlink() if harm == "lost" else path.write_bytes(b"")
+    refused = site.run("import", bench.build("1.2.0"), expect=10).json["error"]
+    assert "trust" in refused["hint"]
+    assert site.run("activate", "tool@1.1.0", expect=10).json["active"]["version"] == "1.1.0"
+    assert any(line.startswith("trust") for line in site.run("fsck", expect=10).json["damage"])
+    assert site.run("rollback", "tool").json["version"] == "1.0.0"

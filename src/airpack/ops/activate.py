@@ -176,10 +176,13 @@ def _run(site: Site, row: ReleaseRow, event: Event, reporter: Reporter) -> Activ
 
 def _permitted(site: Site, row: ReleaseRow, event: Event) -> tuple[Release, HostFacts]:
     """Steps 1 and 2: whether this release may run here at all."""
-    reason = stored_revocations(site).releases.get(row.digest)
-    if reason is not None:
-        raise RevokedError(f"{row.name} was revoked by its channel: {reason}", release=row.digest)
+    if row.state is State.REVOKED:
+        raise RevokedError(f"{row.name} was revoked by its channel", release=row.digest)
     if event is Event.ACTIVATE:
+        # A rollback rests on the catalog alone: a damaged trust state must not bar the way to what is known good.
+        reason = stored_revocations(site).releases.get(row.digest)
+        if reason is not None:
+            raise RevokedError(f"{row.name} was revoked by its channel: {reason}", release=row.digest)
         lifecycle.check_floor(row.product, row.version, row.sequence, site.catalog.floor(row.product), known=True)
     release = load_release(site, row.digest)
     facts, _ = check_host(release)

@@ -1,5 +1,7 @@
 """Fallback: what takes over when the release that runs has failed. Chosen by rule, on record, without a probe.
 
+Revoked releases are in state REVOKED since the import that brought the news, so they are no candidates.
+
 The newest known-good release whose bytes still hash and which fits this host, else a safe stop: nothing runs.
 """
 
@@ -9,7 +11,6 @@ from airpack.evidence.records import Event, Outcome, Subject
 from airpack.ops.generations import load_release, materialise
 from airpack.ops.host import check_host
 from airpack.ops.site import Site
-from airpack.ops.trust import stored_revocations
 from airpack.policy import lifecycle
 from airpack.types import Reporter
 
@@ -18,12 +19,9 @@ def fall_back(site: Site, failed: ReleaseRow, reporter: Reporter) -> None:
     """Make the newest other known-good release active whose bytes still hash and which fits this host, or nothing."""
     product = failed.product
     rows = {row.digest: row for row in site.catalog.releases(product)}
-    revoked = stored_revocations(site).releases
     corr = site.log.intent(Event.ROLLBACK, subject=[Subject(failed.name, failed.digest)], data={"automatic": True})
     for standing in lifecycle.fallbacks([row.standing for row in rows.values()], failed.digest):
         row = rows[standing.release]
-        if row.digest in revoked:
-            continue
         try:
             release = load_release(site, row.digest)
             check_host(release)

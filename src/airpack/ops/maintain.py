@@ -13,6 +13,7 @@ from airpack.ops.activate import active_release
 from airpack.ops.generations import damage, load_release
 from airpack.ops.recover import exclusive, locked
 from airpack.ops.site import Site
+from airpack.ops.trust import stored_channel
 from airpack.policy import lifecycle
 from airpack.store.blobs import hash_file
 from airpack.types import Check, Digest, Reporter, Silent, State
@@ -50,6 +51,7 @@ def fsck(site: Site, *, reporter: Reporter | None = None) -> Fsck:
             "strays": partial(_check_strays, site),
             "generations": partial(_check_generations, site),
             "links": partial(_check_links, site),
+            "trust": partial(_check_trust, site),
         }
         for name, check in parts.items():
             count, wrong = check()
@@ -127,6 +129,14 @@ def _check_links(site: Site) -> tuple[int, list[str]]:
         if found != expected:
             wrong.append(f"link {product}/current says {found}, the catalog {expected}")
     return len(products), wrong
+
+
+def _check_trust(site: Site) -> tuple[int, list[str]]:
+    try:
+        channel = stored_channel(site)
+    except AirpackError as error:
+        return 0, [f"trust: {error.message}"]
+    return len(channel.versions) if channel is not None else 0, []
 
 
 @dataclass(frozen=True, slots=True)

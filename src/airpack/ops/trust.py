@@ -9,7 +9,7 @@ from pathlib import Path
 
 from airpack import fsops
 from airpack.crypto.client import TrustedChannel, refresh, reload
-from airpack.errors import NotFoundError, RevokedError, StorageError
+from airpack.errors import IntegrityError, NotFoundError, RevokedError, StorageError, TrustError
 from airpack.evidence.records import Event, Outcome, Subject, clip
 from airpack.formats.head import Head
 from airpack.formats.times import emit_time
@@ -17,6 +17,7 @@ from airpack.formats.trust import REVOCATIONS_TARGET, Revocations
 from airpack.ops.site import Site
 from airpack.types import State
 
+_RESTORE = "put the folder `trust` back from a backup, or make a new site and import its releases again"
 _ATTEMPTS = 3  # to copy a trust state that imports keep replacing
 
 
@@ -37,6 +38,7 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
                 versions = {f"{role}_version": version for role, version in channel.versions.items()}
                 site.log.note(Event.TRUST, Outcome.DONE, data={"channel": channel.channel, **versions})
                 site.promote_trust(state)
+            if keep:
                 _apply_revocations(site, channel)
         return channel
 
@@ -44,16 +46,30 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
 
 
 def stored_channel(site: Site) -> TrustedChannel | None:
-    """Return the channel as the site last saw it, whether expired or not; None before the first import."""
+    """Return the channel as the site last saw it, whether expired or not; None before the first import.
+
+    Raises:
+        IntegrityError: The stored state is damaged, or gone although the site holds releases.
+    """
     with _copied(site, None) as state:  # readers hold no lock, and may not be able to write to the site
         try:
             return reload(state, root=site.pinned_root())
-        except NotFoundError:
-            return None
+        except NotFoundError as error:
+            if not site.catalog.releases():
+                return None
+            raise IntegrityError(f"the site has lost its trust state {site.trust}", hint=_RESTORE) from error
+        except (TrustError, IntegrityError) as error:
+            raise IntegrityError(
+                f"the site's trust state {site.trust} is damaged: {error.message}", hint=_RESTORE
+            ) from error
 
 
 def stored_revocations(site: Site) -> Revocations:
-    """Return the revocations that are in force at the site; none before the first import."""
+    """Return the revocations that are in force at the site; none before the first import.
+
+    Raises:
+        IntegrityError: The stored state is damaged or gone.
+    """
     channel = stored_channel(site)
     return Revocations.parse(channel.target(REVOCATIONS_TARGET)) if channel is not None else Revocations({})
 
