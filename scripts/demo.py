@@ -28,6 +28,11 @@ class Story:
         self._offline = list(offline)
         self.summary: list[str] = []
 
+    @property
+    def is_offline(self) -> bool:
+        """Whether the site's commands run in an empty network namespace."""
+        return bool(self._offline)
+
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""
         print(f"\n\033[1m{title}\033[0m" if sys.stdout.isatty() else f"\n== {title}", flush=True)
@@ -104,7 +109,8 @@ def disconnected_side(story: Story) -> None:
     story.run("import", "medium-1.0.0", "--site", "site", offline=True)
     story.run("activate", "digits@1.0.0", "--site", "site", offline=True)
     story.must_run("1.0.0")
-    story.note("1.0.0 imported without network; the packed runtime ran the model on its golden inputs")
+    how = "in an empty network namespace" if story.is_offline else "(no namespace here to prove it; no call needs it)"
+    story.note(f"1.0.0 imported without network {how}; the packed runtime ran the model on its golden inputs")
 
 
 def allow_unisolated_where_needed(story: Story) -> None:

@@ -10,7 +10,7 @@ TREE = re.compile(
     r"^ {4}(?P<branch>[│├└─ ]*)(?P<name>[A-Za-z]+Error)(?:\s+(?P<exit>\d+))?\s+(?P<code>[a-z_]+)", re.MULTILINE
 )
 
-# DESIGN section 10.
+# docs/exit-codes.md
 EXIT_CODES = {
     "InputError": 2,
     "NotFoundError": 3,

@@ -10,9 +10,9 @@ the checkpoint in place of the old one. Only then is the caller told. What a pow
 
 Cases 2 and 3 are put on record (`recover`). Anything else is not what this code leaves: `IntegrityError`.
 
-DESIGN law 8: a caller that gets an error from `intent` must not act. After a failed append the object refuses to go on
-until the log is opened anew, because only the disk knows then how much of it happened; signing a second record at the
-same place would fork the log. One writer at a time: the site's lock is the caller's business.
+Law 8 (docs/design.md): a caller that gets an error from `intent` must not act. After a failed append the object refuses
+to go on until the log is opened anew, because only the disk knows then how much of it happened; signing a second record
+at the same place would fork the log. One writer at a time: the site's lock is the caller's business.
 """
 
 import json

@@ -1,7 +1,6 @@
 """What this machine offers to a runtime: platform, interpreter, C library, and the memory and processors one may use.
 
 Only the kernel's own files are read, each with a bound; a value that nobody could tell is empty, never a guess.
-DESIGN section 8.
 """
 
 import os

@@ -3,7 +3,8 @@
     check_paths(["model/minilm/model.onnx", "model/minilm/README.md"])
 
 A path of a release must be safe and the same file on ext4, NTFS, APFS and FAT32: what one of them cannot hold, folds
-together or treats as a device is refused at build and again when signed names are read. DESIGN section 4, "File names".
+together or treats as a device is refused at build and again when signed names are read.
+docs/spec/release.md, "File names".
 """
 
 import re
@@ -52,7 +53,7 @@ def check_path(path: str, *, error: type[AirpackError] = IntegrityError) -> str:
         error: Raised when it is not: `InputError` at build, `IntegrityError` for signed names.
 
     Raises:
-        AirpackError: Of the class `error`, naming the rule that is broken. DESIGN section 4, "File names".
+        AirpackError: Of the class `error`, naming the rule that is broken. docs/spec/release.md, "File names".
     """
     if len(path) > Limits.PATH:
         raise error(f"file name {_shown(path)} has {len(path)} characters; at most {Limits.PATH} are allowed")
@@ -152,7 +153,7 @@ def parse_ref(text: str) -> Ref | Digest:
     """Return what a REF on the command line names: `product`, `product@version`, or `sha256:<64 hex digits>`.
 
     Raises:
-        InputError: It is none of them. DESIGN section 11, "REF".
+        InputError: It is none of them.
     """
     if text.startswith("sha256:"):
         try:

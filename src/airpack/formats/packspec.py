@@ -7,8 +7,8 @@
     name = "minilm"
     path = "models/minilm"
 
-DESIGN section 11. Paths are as written, relative to the spec file; nothing here looks at a disk. Unknown keys are
-refused: a need that is misspelt is a need that is not held.
+docs/reference/pack-spec.md. Paths are as written, relative to the spec file; nothing here looks at a disk. Unknown
+keys are refused: a need that is misspelt is a need that is not held.
 """
 
 import re
@@ -90,7 +90,6 @@ def parse(text: bytes, what: str) -> PackSpec:
 
     Raises:
         InputError: Not TOML, an unknown key (the hint names the nearest right one), or a value out of its bounds.
-            DESIGN section 11, "A pack spec".
     """
     if len(text) > Limits.DOCUMENT:
         raise InputError(f"{what} has {len(text)} bytes; at most {Limits.DOCUMENT} are read")

@@ -6,7 +6,7 @@
     min_goodput = 50
 
 Law: `parse_probe(Fields(probe.emit(), ...)) == probe`, also after a trip through canonical JSON, where RFC 8785 writes
-60.0 as 60. DESIGN section 11, "[probe]".
+60.0 as 60. docs/reference/pack-spec.md, "[probe]".
 """
 
 from dataclasses import dataclass

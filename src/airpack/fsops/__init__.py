@@ -1,6 +1,6 @@
 """The only home of durable file operations. Every step that must survive a power cut goes through here.
 
-The order that holds (measured in docs/reliability.md): write a temporary name in the same folder, fsync the file, check
+The order that holds: write a temporary name in the same folder, fsync the file, check
 close, rename, fsync the folder. An fsync that failed is never retried on the same descriptor: the file is dropped.
 """
 
@@ -13,6 +13,7 @@ from airpack.fsops.files import (
     is_temporary,
     link_file,
     make_dir,
+    make_dirs,
     open_regular,
     publish,
     read_private,
@@ -39,6 +40,7 @@ __all__ = [
     "is_temporary",
     "link_file",
     "make_dir",
+    "make_dirs",
     "open_regular",
     "publish",
     "read_private",

@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +69,15 @@ def make_dir(folder: Path, mode: int = 0o755) -> None:
                 raise
         folder.chmod(mode)
     sync_dir(folder.parent)
+
+
+def make_dirs(parent: Path, names: Iterable[str]) -> None:
+    """Create the folders `names` in the folder `parent`, durable together; those that exist stay."""
+    with _translated("create folders in", parent):
+        for name in names:
+            (parent / name).mkdir(exist_ok=True)
+            (parent / name).chmod(0o755)
+    sync_dir(parent)
 
 
 class NewFile:

@@ -3,7 +3,7 @@
     refuse(judge(compat, host))      # returns, or raises IncompatibleError with one line per finding
 
 Each rule gives a `Finding` with one of three verdicts. `unknown` refuses like `fail`, but says that it is our reader
-that could not decide, never that the bytes are bad (DESIGN section 8). Findings stand in a fixed order.
+that could not decide, never that the bytes are bad. Findings stand in a fixed order.
 
 | rule | passes when |
 |---|---|

@@ -51,6 +51,7 @@ class BlobStore:
     def create(self) -> None:
         """Make the store's folder durably."""
         fsops.make_dir(self._root)
+        fsops.make_dirs(self._root, (f"{first:02x}" for first in range(256)))  # one sync now, none at each import
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob lies or would lie."""

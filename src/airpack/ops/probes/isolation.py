@@ -4,7 +4,7 @@ The program sees the release at `/release` and the interpreter's standard librar
 network, no other process, and nothing else of this machine. It is nobody, without capabilities, within limits, and
 neither it nor anything it started outlives its time. Works as root (namespaces, then an unprivileged user) and
 otherwise in a user namespace; where neither can be made, that is an `IsolationError`, never a weaker isolation.
-DESIGN section 7.
+docs/design.md, "Activating".
 """
 
 import contextlib
