@@ -621,3 +621,18 @@ def test_looking_changes_nothing(site: Any, medium: Path, snapshot: Callable[[Pa
         site.run(*words)
     assert snapshot(site.folder) == before
     assert bench.workspace.is_dir()
+
+
+def test_a_failed_verify_shows_people_how_far_it_got(
+    bench: Any, carry: Callable[[Path], Path], airpack: Callable[..., Any]
+) -> None:
+    medium = carry(bench.build("1.0.0", "shown"))
+    (volume,) = medium.glob("*.airvol")
+    data = bytearray(volume.read_bytes())
+    data[-1] ^= 1
+    volume.write_bytes(data)
+    told = airpack("verify", medium, "--root", bench.root, expect=10)
+    marks = [line.split()[:2] for line in told.out.splitlines()]
+    assert marks[0] == ["ok", "head"]
+    assert marks[-1] == ["FAILED", "volumes"]
+    assert "airpack: error: volume" in told.err

@@ -60,6 +60,9 @@ def fail(error: AirpackError, *, as_json: bool) -> int:
     if as_json:
         _echo_json({**error.document, "error": described(error)})
         return error.exit_code
+    checks = error.document.get("checks") or error.document.get("findings") or []
+    for line in table((_mark(item), item["name"], item["detail"]) for item in checks):
+        click.echo(printable(line))
     first, *more = error.message.split("\n")
     click.echo(f"airpack: error: {printable(first)}", err=True)
     for line in more:
@@ -67,6 +70,13 @@ def fail(error: AirpackError, *, as_json: bool) -> int:
     if error.hint:
         click.echo(f"airpack: hint: {printable(error.hint)}", err=True)
     return error.exit_code
+
+
+def _mark(check: dict[str, Any]) -> str:
+    """Return how a check stands: what could not be checked is neither good nor bad."""
+    if check["ok"]:
+        return "ok"
+    return "-" if check["detail"].startswith("not checked") else "FAILED"
 
 
 def described(error: AirpackError) -> dict[str, Any]:
