@@ -73,17 +73,17 @@ def test_without_any_probe_nothing_is_activated_unless_the_operator_allows_it(be
     refused = site.run("activate", "silent@1.0.0", expect=12).json
     assert refused["error"]["code"] == "probe"
     assert "probes/silent.toml" in refused["error"]["message"]
-    assert (refused["state"], refused["active"], refused["probe"]) == ("ready", None, [])
+    assert (refused["state"], refused["active"], refused["probe"], refused["probes"]) == ("ready", None, None, [])
     assert site.current("silent") is None
     site.allow("allow_no_probe")
     done = site.run("activate", "silent@1.0.0").json
-    assert (done["state"], done["probe"], done["active"]["version"]) == ("good", [], "1.0.0")
+    assert (done["state"], done["probes"], done["active"]["version"]) == ("good", [], "1.0.0")
 
 
 def test_the_operator_s_probe_runs_beside_the_release_s_own(held: Callable[..., Any], site: Any) -> None:
     operator_probe(site, "0")
     done = held("1.0.0", activate=False).run("activate", "tool@1.0.0").json
-    assert [(probe["origin"], probe["ok"]) for probe in done["probe"]] == [("release", True), ("operator", True)]
+    assert [(probe["origin"], probe["ok"]) for probe in done["probes"]] == [("release", True), ("operator", True)]
     probes = [record["data"]["origin"] for record in site.records() if record["event"] == "probe"]
     assert probes == ["release", "operator"]
 
@@ -92,8 +92,9 @@ def test_the_operator_s_probe_can_refuse_what_the_release_s_own_passes(held: Cal
     held("1.0.0", activate=False)
     operator_probe(site, "7")
     failed = site.run("activate", "tool@1.0.0", expect=12).json
-    assert [(probe["origin"], probe["ok"]) for probe in failed["probe"]] == [("release", True), ("operator", False)]
-    assert failed["probe"][1]["exit_code"] == 7
+    assert [(probe["origin"], probe["ok"]) for probe in failed["probes"]] == [("release", True), ("operator", False)]
+    assert failed["probes"][1]["exit_code"] == 7
+    assert failed["probe"] == failed["probes"][1], "the one that decided"
     assert (failed["state"], failed["active"]) == ("failed", None)
     assert "operator probe" in failed["error"]["message"]
     assert site.current() is None
@@ -103,7 +104,7 @@ def test_an_operator_s_probe_alone_is_enough(bench: Any, site: Any) -> None:
     site.run("import", bench.build("1.0.0", "quiet", probe=None))
     operator_probe(site, "0", product="quiet")
     done = site.run("activate", "quiet@1.0.0").json
-    assert [probe["origin"] for probe in done["probe"]] == ["operator"]
+    assert [probe["origin"] for probe in done["probes"]] == ["operator"]
 
 
 def test_an_operator_s_probe_that_cannot_be_read_says_nothing_about_the_release(
@@ -127,14 +128,14 @@ def test_a_probe_sees_neither_network_nor_the_rest_of_this_machine(bench: Any, s
     )
     site.run("import", bench.build("1.0.0", "curious", check=check))
     done = site.run("activate", "curious@1.0.0").json
-    assert done["probe"][0]["isolation"] == "namespaces"
+    assert done["probes"][0]["isolation"] == "namespaces"
 
 
 def test_a_probe_that_hangs_is_ended_and_has_failed(bench: Any, site: Any) -> None:
     probe = '[probe]\nkind = "command"\ncommand = ["runtime/tool/check"]\ntimeout = 1\n'
     site.run("import", bench.build("1.0.0", "slow", check="#!/bin/sh\nsleep 100\n", probe=probe))
     failed = site.run("activate", "slow@1.0.0", expect=12).json
-    assert failed["probe"][0]["reason"] == "timeout"
+    assert failed["probes"][0]["reason"] == "timeout"
     assert failed["state"] == "failed"
 
 

@@ -156,7 +156,8 @@ def test_06_activation_runs_the_packed_runtime_on_the_golden_inputs(story: Story
     keys(done, "product", "version", "state", "generation", "probe", "active")
     assert (done["product"], done["version"], done["state"]) == (PRODUCT, "1.0.0", "good")
     assert done["active"]["version"] == "1.0.0"
-    (probe,) = done["probe"]
+    (probe,) = done["probes"]
+    assert probe == done["probe"]
     (wheel,) = (SPECS / "digits/wheels").glob("onnxruntime-*.whl")
     assert probe["runtime_version"] == wheel.name.split("-")[1], "the packed runtime answered, not one of this machine"
     assert (probe["origin"], probe["ok"], probe["cases"]) == ("release", True, 599)
@@ -189,7 +190,8 @@ def test_08_wrong_answers_fail_the_probe_and_1_1_0_stays(story: Story) -> None:
     assert failed["active"]["version"] == "1.1.0"
     assert failed["error"]["code"] == "probe"
     assert failed["error"]["exit_code"] == 12
-    (probe,) = failed["probe"]
+    (probe,) = failed["probes"]
+    assert probe == failed["probe"]
     assert (probe["ok"], probe["reason"]) == (False, "wrong")
     assert story.current.readlink() == before
     assert story.runs() == "1.1.0"

@@ -48,6 +48,11 @@ class Activation:
     trials: tuple[Trial, ...]
     active: ReleaseRow | None
 
+    @property
+    def deciding(self) -> Trial | None:
+        """The probe that decided: the one that failed, else the first; None where none was run."""
+        return next((trial for trial in self.trials if not trial.result.ok), next(iter(self.trials), None))
+
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
         return {
@@ -56,7 +61,8 @@ class Activation:
             "release": str(self.row.digest),
             "state": lifecycle.shown(self.row.state),
             "generation": self.generation.number if self.generation else None,
-            "probe": [trial.document() for trial in self.trials],
+            "probe": self.deciding.document() if self.deciding else None,
+            "probes": [trial.document() for trial in self.trials],
             "active": brief(self.active),
         }
 
