@@ -229,12 +229,12 @@ class TestListing:
         store.put(DATA)
         root = store.path(ONE).parent.parent
         (root / "file").write_bytes(b"")
-        (root / "00").mkdir()
         misplaced = root / "00" / ONE.hex
         misplaced.write_bytes(DATA)
         (root / "00" / "name").write_bytes(b"")
         linked = Digest.from_raw(bytes(32))
         (root / "00" / linked.hex).symlink_to(store.path(ONE))
+        (root / "ff").rmdir()
         (root / "ff").symlink_to(root / "00")
         assert list(store.digests()) == [ONE]
         strays = [root / "00" / linked.hex, misplaced, root / "00" / "name", root / "ff", root / "file"]
