@@ -329,6 +329,15 @@ def test_a_workspace_or_site_is_never_made_over_another(airpack: Callable[..., A
 # -- pack specs -------------------------------------------------------------------------------------------------------
 
 
+def edited_spec(bench: Any, old: str, new: str) -> Path:
+    """Return a good pack spec with `old` in it replaced."""
+    spec: Path = bench.spec()
+    text = spec.read_text()
+    assert old in text
+    spec.write_text(text.replace(old, new))
+    return spec
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -346,10 +355,7 @@ def test_an_unknown_key_in_a_pack_spec_is_refused_with_the_nearest_right_one(  #
     airpack: Callable[..., Any], new_bench: Callable[[], Any], tmp_path: Path, old: str, new: str, named: str
 ) -> None:
     bench = new_bench()
-    spec = bench.spec()
-    text = spec.read_text()
-    assert old in text
-    spec.write_text(text.replace(old, new))
+    spec = edited_spec(bench, old, new)
     done = airpack("build", spec, "-o", tmp_path / "out", "--workspace", bench.workspace, "--json", expect=2)
     error = check_error(done.json, 2, "input")
     assert f"'{named}'" in error["hint"], error
@@ -374,10 +380,7 @@ def test_a_pack_spec_that_cannot_be_built_is_bad_input(  # noqa: PLR0917, parame
     airpack: Callable[..., Any], new_bench: Callable[[], Any], tmp_path: Path, old: str, new: str, code: int
 ) -> None:
     bench = new_bench()
-    spec = bench.spec()
-    text = spec.read_text()
-    assert old in text
-    spec.write_text(text.replace(old, new))
+    spec = edited_spec(bench, old, new)
     done = airpack("build", spec, "-o", tmp_path / "out", "--workspace", bench.workspace, "--json", expect=code)
     check_error(done.json, code, "input")
     assert airpack("releases", "--workspace", bench.workspace, "--json").json["releases"] == []

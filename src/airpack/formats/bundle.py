@@ -8,10 +8,10 @@ Exactly one signature, because cosign refuses two: a second person signs a secon
 messages; no decision rests on it. The form is the one that cosign, npm's verifier and sigstore-models all read.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from airpack.errors import IntegrityError
-from airpack.formats import dsse
+from airpack.formats import dsse, oci
 from airpack.formats.canonical import emit as emit_canonical
 from airpack.formats.canonical import parse as parse_json
 from airpack.formats.dsse import Envelope
@@ -19,7 +19,6 @@ from airpack.formats.fields import Fields
 from airpack.types import Descriptor, Digest, Limits
 
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
-MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 EMPTY: Final = b"{}"
 """The OCI empty config (image-spec v1.1, manifest.md, "Guidance for an Empty Descriptor"): a blob of every release."""
 EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
@@ -88,11 +87,11 @@ def referrer(bundle: bytes, subject: Descriptor, predicate_type: str, created: s
     return emit_canonical(
         {
             "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
+            "mediaType": oci.MANIFEST,
             "artifactType": MEDIA_TYPE,
-            "config": _emit_descriptor(empty) | {"artifactType": MEDIA_TYPE},
-            "layers": [_emit_descriptor(layer)],
-            "subject": _emit_descriptor(subject),
+            "config": oci.emit_descriptor(empty) | {"artifactType": MEDIA_TYPE},
+            "layers": [oci.emit_descriptor(layer)],
+            "subject": oci.emit_descriptor(subject),
             "annotations": {_CONTENT: "dsse-envelope", _PREDICATE: predicate_type, _CREATED: created},
         }
     )
@@ -104,7 +103,7 @@ def is_referrer(data: bytes) -> bool:
         value = parse_json(data, what="blob", limit=Limits.MANIFEST)
     except IntegrityError:
         return False
-    return isinstance(value, dict) and value.get("mediaType") == MANIFEST_TYPE and "subject" in value
+    return isinstance(value, dict) and value.get("mediaType") == oci.MANIFEST and "subject" in value
 
 
 def parse_referrer(manifest: bytes) -> tuple[Descriptor, Descriptor]:
@@ -120,7 +119,7 @@ def parse_referrer(manifest: bytes) -> tuple[Descriptor, Descriptor]:
     what = "attestation manifest"
     fields = Fields(parse_json(manifest, what=what, limit=Limits.MANIFEST), what=what)
     fields.integer("schemaVersion", low=2, high=2)
-    fields.text("mediaType", choices=(MANIFEST_TYPE,))
+    fields.text("mediaType", choices=(oci.MANIFEST,))
     fields.text("artifactType", choices=(MEDIA_TYPE,))
     _parse_descriptor(fields.table("config"), EMPTY_TYPE)
     layers = fields.tables("layers", most=1)
@@ -144,10 +143,6 @@ def _hint(material: Fields) -> str:
         )
     material.done()
     return hint
-
-
-def _emit_descriptor(descriptor: Descriptor) -> dict[str, Any]:
-    return {"mediaType": descriptor.media_type, "digest": descriptor.digest.value, "size": descriptor.size}
 
 
 def _parse_descriptor(fields: Fields, media_type: str) -> Descriptor:

@@ -135,14 +135,7 @@ def rollback(site: Site, product: str, version: str | None, *, reporter: Reporte
             target = lifecycle.rollback_target(product, [row.standing for row in rows.values()], below, version)
         except AirpackError as error:
             running = rows.get(active.release) if active else None
-            with recorded(error):
-                site.log.note(
-                    Event.ROLLBACK,
-                    Outcome.REFUSED,
-                    reason=error.code,
-                    subject=[Subject(running.name, running.digest)] if running else [],
-                    data={"product": product, "to": clip(version or ""), "message": clip(error.message)},
-                )
+            _note_refusal(site, running, Event.ROLLBACK, error, {"product": product, "to": clip(version or "")})
             raise
         return _run(site, rows[target.release], Event.ROLLBACK, reporter or Silent())
 
@@ -196,19 +189,23 @@ def _permitted(site: Site, row: ReleaseRow, event: Event) -> tuple[Release, Host
 
 
 def _refuse(site: Site, row: ReleaseRow, event: Event, error: AirpackError) -> None:
-    with recorded(error):
-        site.log.note(
-            event,
-            Outcome.REFUSED,
-            reason=error.code,
-            subject=[Subject(row.name, row.digest)],
-            data={"message": clip(error.message)},
-        )
+    _note_refusal(site, row, event, error, {})
     if isinstance(error, RevokedError):
         site.catalog.set_state(row.digest, lifecycle.step(row.state, Step.REVOKE), proven=False)
     if isinstance(error, IncompatibleError):
         site.catalog.set_state(row.digest, lifecycle.step(row.state, Step.REFUSE))
     error.document = _outcome(site, row, None, ()).document()
+
+
+def _note_refusal(site: Site, row: ReleaseRow | None, event: Event, error: AirpackError, data: dict[str, str]) -> None:
+    with recorded(error):
+        site.log.note(
+            event,
+            Outcome.REFUSED,
+            reason=error.code,
+            subject=[Subject(row.name, row.digest)] if row else [],
+            data={**data, "message": clip(error.message)},
+        )
 
 
 def _trials(

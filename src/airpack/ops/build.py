@@ -40,6 +40,7 @@ from airpack.formats.statement import (
 )
 from airpack.formats.times import emit_time
 from airpack.ops.inputs import Inputs, gather
+from airpack.ops.inspect_ import claimed_manifest
 from airpack.ops.layout import LayoutWriter
 from airpack.ops.medium import read_head
 from airpack.ops.verify import fresh_refresh
@@ -222,8 +223,7 @@ class _Build:
         if not os.path.lexists(path):
             return
         try:
-            envelope = head.parse(read_head(path)).package
-            manifest = PackageManifest.parse(dsse.parse(envelope, "package envelope").payload)
+            manifest = claimed_manifest(head.parse(read_head(path)))
         except IntegrityError as error:
             raise InputError(f"{path} is there already, and no package: {error.message}", path=str(path)) from error
         if (manifest.product, manifest.version) != (self._spec.product, self._spec.version):
@@ -294,10 +294,9 @@ class _Build:
         else:
             built, blobs = self._sign(docs, self._sequence(known))
             self._workspace.remember(built, blobs)
-        path = f"{self._name}.json"
-        custom = {path: {SEQUENCE_FIELD: built.sequence}}
         if listed is None:
-            channel.publish(self._keys, {path: docs.index}, self._now, custom)
+            path = f"{self._name}.json"
+            channel.publish(self._keys, {path: docs.index}, self._now, {path: {SEQUENCE_FIELD: built.sequence}})
         else:
             channel.publish(self._keys, {}, self._now)
         return built, blobs, before is not None and before.release == docs.digest

@@ -73,11 +73,13 @@ def renew_damaged(site: Site, repaired: AbstractSet[Digest]) -> int:
     """
     renewed = 0
     for row in site.catalog.releases():
-        if not repaired & site.catalog.blobs(row.digest).keys():
+        trees = [item for item in site.catalog.generations(row.product) if item.release == row.digest]
+        # Most imports bring a release that has no tree yet: its documents need not be read again.
+        if not trees or not repaired & site.catalog.blobs(row.digest).keys():
             continue
         release = load_release(site, row.digest)
-        for generation in site.catalog.generations(row.product):
-            if generation.release == row.digest and damage(site.tree(generation), release):
+        for generation in trees:
+            if damage(site.tree(generation), release):
                 _replace(site, generation, materialise(site, row, release))
                 renewed += 1
     return renewed
@@ -87,16 +89,20 @@ def keep_only(site: Site, generation: Generation) -> None:
     """Remove the other generations of the same release: older trees that were not whole any more."""
     for other in site.catalog.generations(generation.product):
         if other.release == generation.release and other != generation:
-            fsops.remove_tree(site.tree(other))
-            site.catalog.drop_generation(other)
+            remove(site, other)
+
+
+def remove(site: Site, generation: Generation) -> None:
+    """Remove a generation that does not run: its tree first, so that a kill in between leaves nothing unnamed."""
+    fsops.remove_tree(site.tree(generation))
+    site.catalog.drop_generation(generation)
 
 
 def _replace(site: Site, old: Generation, new: Generation) -> None:
     if site.catalog.active(old.product) == old:
         site.catalog.point(old.product, new.number)
         site.point(old.product)
-    fsops.remove_tree(site.tree(old))
-    site.catalog.drop_generation(old)
+    remove(site, old)
 
 
 def _build(site: Site, tree: Path, release: Release) -> None:

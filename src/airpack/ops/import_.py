@@ -144,8 +144,8 @@ class _Import:
 
     def _is_head_alone(self, admitted: Admitted) -> bool:
         """Return whether only a head came: it refreshes the metadata of a release that is held already."""
-        beside = unlisted(self._head, admitted.manifest)
-        return len(beside) + 1 == len(names(self._head.parent))
+        beside = names(self._head.parent)
+        return not any(volume.name in beside for volume in admitted.manifest.volumes)
 
     def _find_held(self, admitted: Admitted) -> ReleaseRow | None:
         row = self._site.catalog.release(admitted.release.digest)

@@ -101,7 +101,7 @@ def inspect_package(path: Path) -> Inspection:
     file = find_head(path)
     data = read_head(file)
     parsed = head.parse(data)
-    manifest = PackageManifest.parse(dsse.parse(parsed.package, "package envelope").payload)
+    manifest = claimed_manifest(parsed)
 
     def blob(digest: Digest) -> bytes:
         if digest not in parsed.blobs:
@@ -119,6 +119,15 @@ def inspect_package(path: Path) -> Inspection:
         present=frozenset(beside),
         ignored=tuple(unlisted(file, manifest)),
     )
+
+
+def claimed_manifest(parsed: Head) -> PackageManifest:
+    """Return the package manifest that a head carries, its signature not looked at.
+
+    Raises:
+        IntegrityError: It is none.
+    """
+    return PackageManifest.parse(dsse.parse(parsed.package, "package envelope").payload)
 
 
 def _claims(parsed: Head) -> list[Claim]:

@@ -10,7 +10,7 @@ from airpack import fsops
 from airpack.errors import AirpackError, IntegrityError
 from airpack.evidence.records import Event, Outcome, Subject
 from airpack.ops.activate import active_release
-from airpack.ops.generations import damage, load_release
+from airpack.ops.generations import damage, load_release, remove
 from airpack.ops.recover import exclusive, locked
 from airpack.ops.site import Site
 from airpack.ops.trust import stored_channel
@@ -210,8 +210,7 @@ def gc(site: Site, *, dry_run: bool = False) -> Collected:
         for digest in gone:
             site.catalog.retire(digest)
         for item in trees:
-            fsops.remove_tree(site.tree(item))
-            site.catalog.drop_generation(item)
+            remove(site, item)
         for digest in doomed:
             site.store.remove(digest)
         site.catalog.drop_blobs(doomed)

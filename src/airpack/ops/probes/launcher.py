@@ -316,10 +316,10 @@ def drop(config: dict[str, Any]) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1, "give up new privileges")
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "drop capabilities")
-    if config["mode"] != "none":
-        filter_calls()
     if config["mode"] == "none":
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the launcher")
+    else:
+        filter_calls()
 
 
 def filter_calls() -> None:
