@@ -120,8 +120,11 @@ class Catalog:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
+        fsops.reach("begin", self._path)
         with _translated(self._path), self._engine.begin() as connection:
             yield connection
+            fsops.reach("commit", self._path)
+        fsops.reach("committed", self._path)
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -283,15 +286,18 @@ class Catalog:
         with self._write() as connection:
             _activate(connection, product, number)
 
-    def retire(self, digest: Digest) -> None:
-        """Drop the claim of a superseded release on its blobs; its row stays as history."""
+    def retire(self, releases: Iterable[Digest]) -> None:
+        """Drop the claims of superseded releases on their blobs, at once; their rows stay as history."""
+        gone = [str(digest) for digest in releases]
+        if not gone:
+            return
         with self._write() as connection:
             connection.execute(
                 update(schema.releases)
-                .where(schema.releases.c.digest == str(digest))
+                .where(schema.releases.c.digest.in_(gone))
                 .values(state=State.SUPERSEDED.value, proven=0)
             )
-            connection.execute(delete(schema.release_blobs).where(schema.release_blobs.c.release == str(digest)))
+            connection.execute(delete(schema.release_blobs).where(schema.release_blobs.c.release.in_(gone)))
 
     def drop_blobs(self, digests: Iterable[Digest]) -> None:
         """Forget blobs that no release claims."""

@@ -4,6 +4,7 @@ The order that holds: write a temporary name in the same folder, fsync the file,
 close, rename, fsync the folder. An fsync that failed is never retried on the same descriptor: the file is dropped.
 """
 
+from airpack.fsops.failpoints import reach
 from airpack.fsops.files import (
     NewFile,
     append_durable,
@@ -43,6 +44,7 @@ __all__ = [
     "make_dirs",
     "open_regular",
     "publish",
+    "reach",
     "read_private",
     "read_regular",
     "read_start",

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from airpack.errors import IntegrityError, NotFoundError, StorageError, TrustError
+from airpack.fsops.failpoints import reach
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.part\Z", re.DOTALL)
@@ -33,7 +34,7 @@ def sync_dir(folder: Path) -> None:
     with _translated("sync folder", folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            _sync(descriptor, folder)
         finally:
             os.close(descriptor)
 
@@ -43,7 +44,7 @@ def sync_file(path: Path) -> None:
     with _translated("sync", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            _sync(descriptor, path)
         finally:
             os.close(descriptor)
 
@@ -51,6 +52,7 @@ def sync_file(path: Path) -> None:
 def seal_dir(folder: Path, mode: int) -> None:
     """Give `folder` its final mode and make the names in it durable."""
     with _translated("seal folder", folder):
+        reach("chmod", folder)
         folder.chmod(mode)
     sync_dir(folder)
 
@@ -62,6 +64,7 @@ def make_dir(folder: Path, mode: int = 0o755) -> None:
             return
         if folder.parent != folder:
             make_dir(folder.parent)
+        reach("mkdir", folder)
         try:
             folder.mkdir(mode=mode)
         except FileExistsError:
@@ -75,6 +78,7 @@ def make_dirs(parent: Path, names: Iterable[str]) -> None:
     """Create the folders `names` in the folder `parent`, durable together; those that exist stay."""
     with _translated("create folders in", parent):
         for name in names:
+            reach("mkdir", parent / name)
             (parent / name).mkdir(exist_ok=True)
             (parent / name).chmod(0o755)
     sync_dir(parent)
@@ -98,6 +102,7 @@ class NewFile:
         self._replace = replace
         self._committed = False
         with _translated("create", path):
+            reach("create", path)
             self._descriptor = os.open(
                 self._temporary,
                 os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -109,15 +114,12 @@ class NewFile:
         with _translated("write", self.path):
             view = memoryview(data)
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[os.write(self._descriptor, view[: reach("write", self.path, len(view))]) :]
 
     def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write `data` at `offset` bytes from the start."""
         with _translated("write", self.path):
-            view = memoryview(data)
-            while view:
-                done = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[done:], offset + done
+            _write_at(self._descriptor, data, offset, self.path)
 
     def seek(self, offset: int) -> None:
         """Continue `write` at `offset` bytes from the start."""
@@ -132,6 +134,7 @@ class NewFile:
         if size == 0:
             return
         try:
+            reach("reserve", self.path)
             os.posix_fallocate(self._descriptor, 0, size)
         except OSError as error:
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
@@ -141,7 +144,7 @@ class NewFile:
     def park(self) -> None:
         """Sync and close the temporary file until `resume`, so that thousands can wait for their commit at once."""
         with _translated("write", self.path):
-            os.fsync(self._descriptor)
+            _sync(self._descriptor, self.path)
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
 
@@ -161,14 +164,15 @@ class NewFile:
         """
         with _translated("write", self.path):
             os.fchmod(self._descriptor, self._mode)
-            os.fsync(self._descriptor)
+            _sync(self._descriptor, self.path)
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
             if self._replace:
-                os.rename(self._temporary, self.path)
+                _rename(self._temporary, self.path)
             else:
+                reach("link", self.path)
                 os.link(self._temporary, self.path)
-                os.unlink(self._temporary)
+                _unlink(self._temporary)
         self._committed = True
         if sync_folder:
             sync_dir(self.path.parent)
@@ -182,6 +186,7 @@ class NewFile:
                     os.close(descriptor)
             finally:
                 if not self._committed:
+                    reach("unlink", self._temporary)
                     self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -214,12 +219,10 @@ def append_durable(path: Path, data: bytes, *, at: int, mode: int = 0o644) -> No
     with _translated("append to", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
+            reach("truncate", path)
             os.ftruncate(descriptor, at)
-            view, offset = memoryview(data), at
-            while view:
-                done = os.pwrite(descriptor, view, offset)
-                view, offset = view[done:], offset + done
-            os.fsync(descriptor)
+            _write_at(descriptor, data, at, path)
+            _sync(descriptor, path)
         finally:
             os.close(descriptor)
     if fresh:
@@ -308,7 +311,7 @@ def read_start(path: Path, count: int) -> bytes:
 def rename_durable(source: Path, target: Path) -> None:
     """Rename `source` to `target` (same file system) and make both folders durable."""
     with _translated("rename to", target):
-        os.rename(source, target)
+        _rename(source, target)
     sync_dir(target.parent)
     if source.parent != target.parent:
         sync_dir(source.parent)
@@ -318,31 +321,33 @@ def publish(source: Path, target: Path, *, mode: int) -> None:
     """Give a file that is already synced its final name and mode; the caller syncs the folder afterwards."""
     with _translated("publish", target):
         source.chmod(mode)
-        os.rename(source, target)
+        _rename(source, target)
 
 
 def link_file(source: Path, target: Path) -> None:
     """Hard-link `source` as `target`; the caller syncs the folder once all links stand."""
     with _translated("link", target):
+        reach("link", target)
         os.link(source, target)
 
 
 def copy_in(source: Path, target: Path, *, mode: int) -> None:
     """Copy `source` to the new file `target` with `mode`, synced; the caller syncs the folder."""
     with _translated("copy to", target), source.open("rb") as reader, target.open("xb") as writer:
+        reach("write", target)
         shutil.copyfileobj(reader, writer, 1 << 20)
         writer.flush()
         os.fchmod(writer.fileno(), mode)
-        os.fsync(writer.fileno())
+        _sync(writer.fileno(), target)
 
 
 def swap_link(link: Path, target: str) -> None:
     """Point the symbolic link `link` to `target` in one atomic step, durably."""
     temporary = _temporary(link)
     with _translated("switch", link):
-        temporary.unlink(missing_ok=True)
+        reach("symlink", temporary)
         os.symlink(target, temporary)
-        os.rename(temporary, link)
+        _rename(temporary, link)
     sync_dir(link.parent)
 
 
@@ -350,7 +355,7 @@ def remove_file(path: Path) -> None:
     """Remove `path` durably; nothing happens when it is not there."""
     with _translated("remove", path):
         try:
-            path.unlink()
+            _unlink(path)
         except FileNotFoundError:
             return
     sync_dir(path.parent)
@@ -364,7 +369,7 @@ def clear_temporary(folder: Path) -> None:
     with _translated("clear", folder):
         for path in folder.iterdir() if folder.is_dir() else ():
             if is_temporary(path) and not stat.S_ISDIR(path.lstat().st_mode):
-                path.unlink()
+                _unlink(path)
 
 
 def is_temporary(path: Path) -> bool:
@@ -384,11 +389,49 @@ def remove_tree(folder: Path) -> None:
     with _translated("remove", folder):
         for parent, _, _ in os.walk(folder):
             os.chmod(parent, 0o700)
-        shutil.rmtree(folder)
+        for parent, folders, files, descriptor in os.fwalk(folder, topdown=False):
+            for name in files:
+                reach("unlink", Path(parent, name))
+                os.unlink(name, dir_fd=descriptor)
+            for name in folders:
+                reach("rmdir", Path(parent, name))
+                _remove_entry(name, descriptor)
+        reach("rmdir", folder)
+        os.rmdir(folder)
     sync_dir(folder.parent)
+
+
+def _remove_entry(name: str, folder: int) -> None:
+    """Remove what a walk lists among folders: an empty folder, or a link to one."""
+    try:
+        os.rmdir(name, dir_fd=folder)
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=folder)
 
 
 def free_bytes(folder: Path) -> int:
     """Return the bytes that this user can still write on the file system of `folder`."""
     with _translated("look at free space of", folder):
         return shutil.disk_usage(folder).free
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    reach("sync", path)
+    os.fsync(descriptor)
+
+
+def _rename(source: Path, target: Path) -> None:
+    reach("rename", target)
+    os.rename(source, target)
+
+
+def _unlink(path: Path) -> None:
+    reach("unlink", path)
+    os.unlink(path)
+
+
+def _write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(descriptor, view[: reach("write", path, len(view))], offset)
+        view, offset = view[done:], offset + done

@@ -207,8 +207,7 @@ def gc(site: Site, *, dry_run: bool = False) -> Collected:
             subject=[Subject(name, digest) for digest, name in retired][:64],
             data={"releases": len(retired), "blobs": len(doomed), "bytes": result.bytes},
         )
-        for digest in gone:
-            site.catalog.retire(digest)
+        site.catalog.retire(gone)
         for item in trees:
             remove(site, item)
         for digest in doomed:

@@ -314,14 +314,14 @@ class TestGenerations:
 class TestRetention:
     def test_a_retired_release_stays_as_history_without_its_blobs(self, two: Catalog) -> None:
         two.set_state(row(1).digest, State.KNOWN_GOOD, proven=True)
-        two.retire(row(1).digest)
+        two.retire([row(1).digest])
         assert two.release(row(1).digest) == row(1, state=State.SUPERSEDED)
         assert two.blobs(row(1).digest) == {}
         assert two.unclaimed() == [Digest.of(b"1")]
         assert two.blobs() == {BLOB: 4, Digest.of(b"2"): 1}
 
     def test_forgotten_blobs_are_gone(self, two: Catalog) -> None:
-        two.retire(row(1).digest)
+        two.retire([row(1).digest])
         two.drop_blobs(two.unclaimed())
         assert two.unclaimed() == []
         two.drop_blobs([])
@@ -412,7 +412,7 @@ class CatalogAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def retire(self, data: st.DataObject) -> None:
         digest = data.draw(st.sampled_from(sorted(self.rows)))
-        self.catalog.retire(digest)
+        self.catalog.retire([digest])
         self.rows[digest] = replace(self.rows[digest], state=State.SUPERSEDED, proven=False)
         self.claims[digest] = set()
 

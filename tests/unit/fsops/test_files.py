@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from airpack import fsops
 from airpack.errors import IntegrityError, NotFoundError, StorageError, TrustError
 from airpack.fsops import NewFile
+from airpack.fsops.failpoints import striking
 
 RECORDED = ("open", "fsync", "rename", "link", "unlink", "symlink", "ftruncate", "pwrite", "write", "close")
 
@@ -574,15 +575,24 @@ class TestRemove:
         fsops.remove_tree(tree)
         assert names(tmp_path) == []
 
-    def test_a_tree_that_cannot_be_removed_is_a_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_tree_that_cannot_be_removed_is_a_failure(self, tmp_path: Path) -> None:
         (tmp_path / "tree").mkdir()
 
-        def broken(_folder: Path) -> None:
+        def broken(_step: str, _path: Path, _size: int) -> int:
             raise OSError(errno.EIO, "I/O error")
 
-        monkeypatch.setattr(shutil, "rmtree", broken)
-        with pytest.raises(StorageError, match="cannot remove"):
+        with striking(broken), pytest.raises(StorageError, match="cannot remove"):
             fsops.remove_tree(tmp_path / "tree")
+
+    def test_links_in_a_tree_are_removed_and_what_they_lead_to_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept/file").write_bytes(b"x")
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree/folder").symlink_to(tmp_path / "kept")
+        (tmp_path / "tree/file").symlink_to(tmp_path / "kept/file")
+        fsops.remove_tree(tmp_path / "tree")
+        assert names(tmp_path) == ["kept"]
+        assert (tmp_path / "kept/file").read_bytes() == b"x"
 
 
 class TestClearTemporary:

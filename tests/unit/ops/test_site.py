@@ -291,7 +291,7 @@ class TestRecovery:
 
     def test_a_retired_release_is_not_there_because_its_row_is(self, site: Site, hold: Callable[..., Any]) -> None:
         held = hold()
-        site.catalog.retire(held.row.digest)
+        site.catalog.retire([held.row.digest])
         site.log.intent(Event.IMPORT, subject=[Subject(held.row.name, held.row.digest)])
         with exclusive(site):
             assert site.records()[-1].outcome == Outcome.INTERRUPTED
