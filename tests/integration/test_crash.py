@@ -1,8 +1,9 @@
 """A command that is killed at any of its durable steps: nothing half-done shows, and the next run takes it up again.
 
-The command runs in a child process that kills itself with SIGKILL before its N-th system call that changes a disk, or
-in the middle of it when it writes; catalog transactions are such steps too. N goes from 1 until the command gets
-through, so every place where a power cut could strike is struck once.
+The command runs in a child process that kills itself with SIGKILL before its N-th durable step, or in the middle of it
+when it writes; catalog transactions are such steps too. N goes from 1 until the command gets through, so that every
+place where a power cut could strike is struck once. `./scripts/crash` goes on from here: random schedules, power cuts,
+every state that a disk may be left in.
 """
 
 import contextlib
@@ -20,7 +21,6 @@ from typing import Any
 
 import pytest
 
-from airpack.catalog.catalog import Catalog
 from airpack.errors import ProbeError
 from airpack.ops.activate import activate
 from airpack.ops.import_ import import_package
@@ -28,91 +28,9 @@ from airpack.ops.maintain import fsck, gc
 from airpack.ops.site import Site
 from airpack.store.blobs import hash_file
 from airpack.types import State
+from crashes.strike import struck
 
-STEPS = ("fsync", "rename", "link", "symlink", "unlink", "rmdir", "ftruncate")
-WRITES = ("write", "pwrite")
 AIRPACK = Path(sys.executable).parent / "airpack"
-
-
-class Bomb:
-    """Kills this process at the `at`-th durable step."""
-
-    def __init__(self, at: int) -> None:
-        self._at = at
-        self._count = 0
-        for name in STEPS:
-            setattr(os, name, self._before(getattr(os, name)))
-        for name in WRITES:
-            setattr(os, name, self._half(getattr(os, name)))
-        Catalog._write = self._around(Catalog._write)  # type: ignore[method-assign]
-
-    def _tick(self) -> bool:
-        self._count += 1
-        return self._count == self._at
-
-    def _before(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **options: Any) -> Any:
-            if self._tick():
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **options)
-
-        return step
-
-    def _half(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def write(descriptor: int, data: Any, *rest: Any) -> Any:
-            if self._tick():
-                real(descriptor, memoryview(data)[: len(data) // 2], *rest)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(descriptor, data, *rest)
-
-        return write
-
-    def _around(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """Strike inside a transaction before its commit, and after it."""
-
-        def transaction(catalog: Catalog) -> Any:
-            manager = real(catalog)
-
-            class Struck:
-                def __enter__(self) -> Any:
-                    return manager.__enter__()
-
-                def __exit__(self, *error: object) -> Any:
-                    if bomb._tick():
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    done = manager.__exit__(*error)
-                    if bomb._tick():
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return done
-
-            bomb = self
-            return Struck()
-
-        return transaction
-
-
-@pytest.fixture(autouse=True)
-def _no_syncing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL loses nothing that was written, so a sync only marks a step here, and need not wait for a disk."""
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-
-
-def struck(at: int, act: Callable[[], object]) -> bool:
-    """Run `act` in a child that is killed at its `at`-th durable step; return whether it got through before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            Bomb(at)
-            act()
-        except BaseException as error:  # noqa: BLE001, a forked child must never go on as pytest
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(77)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    return True
 
 
 def import_at(site: Path, medium: Path) -> None:

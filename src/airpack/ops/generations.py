@@ -93,9 +93,12 @@ def keep_only(site: Site, generation: Generation) -> None:
 
 
 def remove(site: Site, generation: Generation) -> None:
-    """Remove a generation that does not run: its tree first, so that a kill in between leaves nothing unnamed."""
-    fsops.remove_tree(site.tree(generation))
+    """Remove a generation that does not run: its row first, so that no half of a tree is ever a generation.
+
+    What a kill leaves of the tree is nobody's then, and the next command removes it.
+    """
     site.catalog.drop_generation(generation)
+    fsops.remove_tree(site.tree(generation))
 
 
 def _replace(site: Site, old: Generation, new: Generation) -> None:
