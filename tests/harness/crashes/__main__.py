@@ -94,7 +94,7 @@ def _states(_count: int, options: argparse.Namespace) -> str:
 
 
 def _power(_count: int, options: argparse.Namespace) -> str:
-    return f"{power.run(options.stride, _say, options.folder).total} power cuts"
+    return f"{power.run(options.stride, _say, options.folder)} power cuts"
 
 
 def _inject(_count: int, options: argparse.Namespace) -> str:

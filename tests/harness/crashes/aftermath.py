@@ -3,54 +3,19 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from crashes import planted, states, trace
 from crashes import world as worlds
+from crashes.cases import CASES, Case
 from crashes.states import Census
-from crashes.world import FAILING, Act, LawBrokenError, World, hold
+from crashes.world import LawBrokenError, World, hold
 
 _HARNESS: Final = Path(__file__).resolve().parent.parent
 _RESUMED: Final = 7  # one state in so many is also worked on until the act has come to its end
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A command, what was done at the site before it, and the exit code that it ends with."""
-
-    before: tuple[Act, ...]
-    act: Act
-    code: int = 0
-
-    def words(self, world: World, place: Path) -> list[str]:
-        """Return the command line after `airpack`."""
-        act = self.act
-        named = {
-            "import": [str(world.medium(act.version))],
-            "activate": [f"{worlds.PRODUCT}@{act.version}"],
-            "rollback": [worlds.PRODUCT],
-        }
-        return [act.name, *named.get(act.name, []), "--site", str(place)]
-
-
-def _installed(*versions: str) -> tuple[Act, ...]:
-    return tuple(Act(name, version) for version in versions for name in ("import", "activate"))
-
-
-CASES: Final = (
-    Case((), Act("import", "1.0.0")),
-    Case(_installed("1.0.0"), Act("import", "1.1.0")),
-    Case((Act("import", "1.0.0"),), Act("activate", "1.0.0")),
-    Case((*_installed("1.0.0"), Act("import", "1.1.0")), Act("activate", "1.1.0")),
-    Case(_installed("1.0.0", "1.1.0"), Act("rollback")),
-    Case(_installed("1.0.0", "1.1.0", "1.2.0", "1.4.0"), Act("gc")),
-    Case((*_installed("1.0.0"), Act("import", FAILING)), Act("activate", FAILING), code=12),
-    Case(_installed("1.0.0"), Act("fsck")),
-)
 
 
 def check(world: World, folder: Path, case: Case, *, stride: int = 1, mistake: str = "") -> Census:
@@ -86,7 +51,7 @@ def check(world: World, folder: Path, case: Case, *, stride: int = 1, mistake: s
                 if census.states % _RESUMED == 0:
                     worlds.check_resumed(world, place, case.act)
             except LawBrokenError as error:
-                raise LawBrokenError(f"{case.act}, after {number} of {len(ops)} operations: {error}") from error
+                raise LawBrokenError(f"{case}, after {number} of {len(ops)} operations: {error}") from error
             finally:
                 worlds.remove_site(place)
     finally:
@@ -112,7 +77,7 @@ def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> 
             census = check(world, Path(name), case, stride=stride)
             total += census.states
             drawn = f", drawn at {census.drawn} of them" if census.drawn else ""
-            say(f"{case.act} after {len(case.before)} acts: {census.states} states at {census.moments} moments{drawn}")
+            say(f"{case}: {census.states} states at {census.moments} moments{drawn}")
         for mistake, found in caught(world, Path(name), stride):
             say(f"planted {mistake}: caught: {found}")
     return total
@@ -131,8 +96,3 @@ def caught(world: World, folder: Path, stride: int) -> Iterator[tuple[str, str]]
             yield mistake, str(error)
         else:
             raise LawBrokenError(f"the planted mistake {mistake} was not caught")
-
-
-def labels(cases: Sequence[Case] = CASES) -> list[str]:
-    """Return a name for each case, for tests."""
-    return [f"{case.act}-{len(case.before)}" for case in cases]

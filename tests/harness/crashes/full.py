@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from crashes import world as worlds
-from crashes.aftermath import CASES, Case
+from crashes.cases import CASES, Case
 from crashes.strike import struck
 from crashes.world import LawBrokenError, World
 
@@ -83,7 +83,7 @@ def sweep(world: World, mount: Path, case: Case, *, stride: int = 1) -> int:
             worlds.check_settled(place)
             worlds.check_resumed(world, place, case.act)
         except (LawBrokenError, AssertionError) as error:
-            raise LawBrokenError(f"{case.act}, full at step {at}: {error}") from error
+            raise LawBrokenError(f"{case}, full at step {at}: {error}") from error
         worlds.remove_site(place)
         if not was_filled:
             worlds.remove_site(template)
@@ -107,5 +107,5 @@ def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> 
             for case in CASES:
                 found = sweep(world, mount, case, stride=stride)
                 total += found
-                say(f"{case.act} after {len(case.before)} acts: full at {found} steps")
+                say(f"{case}: full at {found} steps")
     return total

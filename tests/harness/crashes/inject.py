@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from crashes import world as worlds
-from crashes.aftermath import CASES, Case
+from crashes.cases import CASES, Case
 from crashes.world import LawBrokenError, World, hold
 
 CALLS: Final = ("fsync", "write", "pwrite64", "rename", "ftruncate")
@@ -21,7 +21,6 @@ FAULTS: Final = ("error=EIO", "error=ENOSPC", "signal=SIGKILL")
 _KILLED: Final = -9
 _STORAGE: Final = 20
 _POLICY: Final = 12
-_TRIED: Final = (0, 2, 4, 7)  # cases that are swept
 
 
 @dataclass(slots=True)
@@ -81,12 +80,12 @@ def _strike(world: World, place: Path, case: Case, fault: str, tally: Injections
         worlds.check_settled(place)
         worlds.check_resumed(world, place, case.act)
     except LawBrokenError as error:
-        raise LawBrokenError(f"{case.act}, {fault}: {error}") from error
+        raise LawBrokenError(f"{case}, {fault}: {error}") from error
     return True
 
 
 def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> Injections:
-    """Sweep the acts that write.
+    """Sweep all cases.
 
     Raises:
         LawBrokenError: A law does not hold.
@@ -94,8 +93,7 @@ def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> 
     tally = Injections()
     with tempfile.TemporaryDirectory(prefix="airpack-inject-", dir=folder) as name:
         world = World.make(Path(name) / "world")
-        for number in _TRIED:
-            case = CASES[number]
+        for case in CASES:
             sweep(world, Path(name), case, tally, stride=stride)
-            say(f"{case.act} after {len(case.before)} acts: {sum(tally.faults.values())} faults so far")
+            say(f"{case}: {sum(tally.faults.values())} faults so far")
     return tally

@@ -12,16 +12,17 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from crashes import world as worlds
+from crashes.cases import CASES, Case
 from crashes.strike import STRUCK, struck
-from crashes.world import FAILING, Act, LawBrokenError, World, hold
+from crashes.world import LawBrokenError, World, hold
 
 _SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
 _NO_LOG_FLUSH: Final = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH
@@ -114,55 +115,23 @@ def disk(folder: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(made.mount)], check=False)
 
 
-@dataclass(slots=True)
-class Cuts:
-    """What was done: act -> power cuts."""
-
-    done: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(self.done.values())
-
-
-def _start(world: World, place: Path, acts: Sequence[Act]) -> Path:
-    return worlds.run_all(world, world.site(place), acts)
-
-
-SWEEPS: Final[tuple[tuple[tuple[Act, ...], Act], ...]] = (
-    ((), Act("import", "1.0.0")),
-    ((Act("import", "1.0.0"),), Act("activate", "1.0.0")),
-    ((Act("import", "1.0.0"), Act("activate", "1.0.0"), Act("import", "1.1.0")), Act("activate", "1.1.0")),
-    ((Act("import", "1.0.0"), Act("activate", "1.0.0"), Act("import", FAILING)), Act("activate", FAILING)),
-    (tuple(Act(name, version) for version in ("1.0.0", "1.1.0") for name in ("import", "activate")), Act("rollback")),
-    (
-        tuple(Act(n, v) for v in ("1.0.0", "1.1.0", "1.2.0", "1.4.0") for n in ("import", "activate")),
-        Act("gc"),
-    ),
-    ((Act("import", "1.0.0"),), Act("export")),
-    ((Act("import", "1.0.0"),), Act("fsck")),
-)
-"""What was done before -> what is struck."""
-
-
-def sweep(world: World, made: Disk, before: Sequence[Act], act: Act, *, stride: int = 1) -> int:
-    """Cut the power at every `stride`-th durable step of `act`, and once when it is done; return how often.
+def cut_at_steps(world: World, made: Disk, case: Case, *, stride: int = 1) -> int:
+    """Cut the power at every `stride`-th durable step of an act, and once when it is done; return how often.
 
     Raises:
         LawBrokenError: A law does not hold; the message names act and step.
     """
-    template = _start(world, made.mount / "template", before)
-    place = made.mount / "site"
+    template = worlds.run_all(world, world.site(made.mount / "template"), case.before)
+    place, act = made.mount / "site", case.act
     cuts, at, through = 0, 1, False
     while not through:
         worlds.copy_site(template, place)
         made.settle()
-        log = worlds.entries(place)
+        acknowledged = worlds.entries(place)
         through = struck(at, partial(act.run, world, place), partial(_cut, made))
-        acknowledged = worlds.entries(place) if through else log
-        seen = worlds.see(place) if through else None
+        seen = None
         if through:
+            acknowledged, seen = worlds.entries(place), worlds.see(place)
             made.cut()  # it has said that it is done: now nothing may be lost
         made.again()
         cuts += 1
@@ -173,7 +142,7 @@ def sweep(world: World, made: Disk, before: Sequence[Act], act: Act, *, stride: 
             worlds.check_resumed(world, place, act)
         except LawBrokenError as error:
             when = "when it was done" if through else f"at step {at}"
-            raise LawBrokenError(f"{act}, power cut {when}: {error}") from error
+            raise LawBrokenError(f"{case}, power cut {when}: {error}") from error
         worlds.remove_site(place)
         at += stride
     worlds.remove_site(template)
@@ -185,8 +154,8 @@ def _cut(made: Disk) -> None:
     os._exit(STRUCK)
 
 
-def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> Cuts:
-    """Run all sweeps.
+def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> int:
+    """Run all sweeps; return how often the power was cut.
 
     Args:
         stride: 1 for every step.
@@ -197,12 +166,12 @@ def run(stride: int, say: Callable[[str], None], folder: Path | None = None) -> 
         LawBrokenError: A law does not hold.
         OSError: The machine does not offer it.
     """
-    cuts = Cuts()
+    total = 0
     with tempfile.TemporaryDirectory(prefix="airpack-power-", dir=folder) as name:
         world = World.make(Path(name) / "world")
         with disk(Path(name)) as made:
-            for before, act in SWEEPS:
-                label = f"{act} after {len(before)} acts"
-                cuts.done[label] = sweep(world, made, before, act, stride=stride)
-                say(f"{label}: {cuts.done[label]} power cuts")
-    return cuts
+            for case in CASES:
+                cuts = cut_at_steps(world, made, case, stride=stride)
+                total += cuts
+                say(f"{case}: {cuts} power cuts")
+    return total
