@@ -318,6 +318,8 @@ def _hash(file: BinaryIO, path: Path) -> tuple[Digest, int]:
 def _member_fault(member: zipfile.ZipInfo) -> str:
     """Return why a member is refused; empty when it is not."""
     kind = stat.S_IFMT(member.external_attr >> 16)
+    if member.header_offset < 0:  # zipfile adds what a wrong directory size makes it think lies before the archive
+        return "begins before the file does"
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if member.compress_type not in _METHODS:
