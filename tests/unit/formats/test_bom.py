@@ -1,9 +1,11 @@
 """What is written is CycloneDX by its official schema, the same each time, and read back for its own release only."""
 
 import copy
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, Release, RuntimePart, assemble, read_release
 from airpack.types import Digest
 
+PAGE = (Path(__file__).parents[3] / "docs/spec/release.md").read_text()
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
 TAGS = ("py3-none-any",)
 LICENSES = {"minilm": License("id", "Apache-2.0")}
@@ -361,3 +364,19 @@ def test_a_renamed_release_has_no_such_bill() -> None:
     release = released()
     with pytest.raises(IntegrityError):
         read_bom(written(), replace(release, product="other"))
+
+
+def test_the_specification_s_example_is_what_is_written() -> None:
+    documents = assemble(
+        "hello",
+        "1.0",
+        models=[ModelPart("greeter", (packed("model.onnx", b"weights", "onnx"),), "Apache-2.0")],
+        runtimes=[replace(wheel("numpy", "2.4.6"), files=(packed("numpy/__init__.py", b"numpy"),))],
+    )
+    release = read_release(documents.index, documents.blobs.__getitem__)
+    wheels = {("runtime/ort", "numpy"): WHEELS["runtime/ort", "numpy"]}
+    document = emit_bom(release, licenses={"greeter": License("id", "Apache-2.0")}, wheels=wheels, airpack="0.1.0")
+    below = PAGE.split("\n## The bill of materials\n", 1)[1]
+    example = re.search(r"```json\n(.*?)```", below, re.DOTALL)
+    assert example
+    assert json.loads(example[1]) == document
