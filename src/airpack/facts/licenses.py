@@ -25,11 +25,13 @@ _MOST: Final = 16  # licences of one wheel
 def declared(text: str) -> License | None:
     """Return the licence that `text` declares; None where it is empty, not one line of printable text, or too long.
 
+    `UNKNOWN` is what setuptools wrote where there was none.
+
     Args:
         text: An SPDX identifier in any case, an SPDX expression, or other words.
     """
     text = text.strip()
-    if not text or len(text) > LONGEST or not text.isprintable() or "\ufffd" in text:
+    if not text or len(text) > LONGEST or not text.isprintable() or "\ufffd" in text or text.upper() == "UNKNOWN":
         return None
     try:
         expression = canonicalize_license_expression(text)

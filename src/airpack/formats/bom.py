@@ -27,7 +27,7 @@ from airpack.errors import InputError
 from airpack.formats.canonical import emit
 from airpack.formats.compat import GOLDEN_PATH, CompatRuntime
 from airpack.formats.fields import Fields
-from airpack.formats.release import Part, Release
+from airpack.formats.release import ModelInfo, Part, Release, ReleaseFile
 from airpack.types import Digest, Limits
 
 SPEC_VERSION: Final = "1.6"
@@ -184,13 +184,18 @@ class _Emitter:
         listed: int,
     ) -> None:
         self._release, self._licenses, self._wheels, self._listed = release, licenses, wheels, listed
+        self._files_of: dict[str, list[ReleaseFile]] = {}
+        for file in release.files:
+            self._files_of.setdefault(file.component, []).append(file)
+        self._parts_of: dict[str, list[Part]] = {}
+        for part in release.parts:
+            self._parts_of.setdefault(part.component, []).append(part)
         self._formats = {file.path: file.format for file in release.compat.files}
         self._complete, self._incomplete, self._opaque = [_RELEASE], list[str](), list[str]()
 
     def document(self, airpack: str) -> dict[str, Any]:
         release = self._release
-        models = [part for part in release.parts if part.component.startswith("model/")]
-        components = [self._model(part) for part in models]
+        components = [self._model(model) for model in release.models]
         components += [self._runtime(runtime) for runtime in release.compat.runtimes]
         components += [self._golden(file.digest, file.size) for file in release.files if file.path == GOLDEN_PATH]
         document = {
@@ -216,8 +221,8 @@ class _Emitter:
         name = f"https://airpack.dev/bom/{Digest.of(emit(document))}"
         return document | {"serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, name)}"}
 
-    def _model(self, part: Part) -> dict[str, Any]:
-        (info,) = (model for model in self._release.models if f"model/{model.name}" == part.component)
+    def _model(self, info: ModelInfo) -> dict[str, Any]:
+        (part,) = self._parts_of[f"model/{info.name}"]
         known = self._licenses.get(info.name)
         component: dict[str, Any] = {
             "type": _MODEL,
@@ -233,7 +238,7 @@ class _Emitter:
 
     def _runtime(self, runtime: CompatRuntime) -> dict[str, Any]:
         ref = f"runtime/{runtime.name}"
-        parts = [part for part in self._release.parts if part.component == ref]
+        parts = self._parts_of[ref]
         component = {
             "type": "application",
             "bom-ref": ref,
@@ -276,7 +281,7 @@ class _Emitter:
 
     def _files(self, component: str) -> dict[str, Any]:
         """Return the nested list of a component's files; nothing where they are too many to list."""
-        files = [file for file in self._release.files if file.component == component]
+        files = self._files_of[component]
         if len(files) > self._listed:
             self._incomplete.append(component)
             return {}
@@ -296,13 +301,13 @@ class _Emitter:
 
     def _dependencies(self, top: list[str]) -> list[dict[str, Any]]:
         """Return what contains what. What a wheel needs is not looked into, so no wheel is said to need nothing."""
-        wheels: dict[str, list[str]] = {}
-        for part in self._release.parts:
-            if part.wheel is not None:
-                wheels.setdefault(part.component, []).append(_wheel_ref(part))
         return [
             {"ref": _RELEASE, "dependsOn": top},
-            *({"ref": runtime, "dependsOn": refs} for runtime, refs in wheels.items()),
+            *(
+                {"ref": component, "dependsOn": [_wheel_ref(part) for part in parts]}
+                for component, parts in self._parts_of.items()
+                if parts[0].wheel is not None
+            ),
         ]
 
     def _compositions(self) -> list[dict[str, Any]]:

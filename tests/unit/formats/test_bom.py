@@ -68,6 +68,10 @@ def written(release: Release | None = None) -> dict[str, Any]:
     return emit_bom(release or released(), licenses=LICENSES, wheels=WHEELS, airpack="0.1.0")
 
 
+RELEASED = released()
+EXAMPLE = written(RELEASED)
+
+
 def valid(document: Mapping[str, Any]) -> None:
     error = VALIDATOR.validate_str(emit(dict(document)).decode())
     assert error is None, str(error)
@@ -303,6 +307,37 @@ def test_what_contradicts_its_release_or_is_malformed_is_refused(what: str) -> N
 def test_what_is_no_object_is_refused(value: Any) -> None:
     with pytest.raises(IntegrityError):
         read_bom(value, released())
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8) | st.sampled_from(["SHA-256", "a" * 64]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["license", "id", "name", "alg", "content", "components", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+places = st.lists(st.integers(0, 30), min_size=1, max_size=7)
+
+
+@given(values, places)
+def test_any_value_anywhere_in_it_is_read_or_refused(value: Any, place: list[int]) -> None:
+    """It is signed, so its maker is known; the reader must hold all the same."""
+    document = copy.deepcopy(EXAMPLE)
+    at: Any = document
+    for number in place[:-1]:
+        keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+        inner = at[keys[number % len(keys)]] if keys else None
+        if not isinstance(inner, dict | list) or not inner:
+            break
+        at = inner
+    keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+    at[keys[place[-1] % len(keys)]] = value
+    try:
+        found = read_bom(document, RELEASED)
+    except IntegrityError:
+        return
+    assert {item.ref for item in found.components} >= {item["bom-ref"] for item in EXAMPLE["components"]}
 
 
 names = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
