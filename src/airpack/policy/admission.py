@@ -265,12 +265,12 @@ def attached_bundles(blobs: Mapping[Digest, bytes], release: Release) -> dict[Di
             )
         body = blobs.get(content.digest)
         if body is None or len(body) != content.size:
-            raise IntegrityError(f"the head lacks bundle {content.digest} of referrer {digest.short}")
+            raise IntegrityError(f"bundle {content.digest} of referrer {digest.short} is missing, or of another size")
         found[content.digest] = body
         known |= {digest, content.digest}
     stray = [digest for digest in blobs if digest not in known]
     if stray:
-        raise IntegrityError(f"the head carries {len(stray)} blobs that belong to nothing, the first is {stray[0]}")
+        raise IntegrityError(f"{len(stray)} small blobs belong to nothing, the first is {stray[0]}")
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.model.bom import Bom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given
@@ -415,3 +416,20 @@ def test_the_specification_s_example_is_what_is_written() -> None:
     example = re.search(r"```json\n(.*?)```", below, re.DOTALL)
     assert example
     assert json.loads(example[1]) == document
+
+
+def test_cyclonedx_s_own_library_reads_the_same_components_and_graph() -> None:
+    """It knows no model cards, and passes over them."""
+    other = Bom.from_json(json.loads(emit(EXAMPLE)))  # type: ignore[attr-defined]  # added by py-serializable
+    found = {}
+    for outer in other.components:
+        for item in (outer, *outer.components):
+            (digest,) = [entry.content for entry in item.hashes] or [None]
+            found[str(item.bom_ref)] = (item.name, item.version or "", digest)
+    assert found == {
+        item.ref: (item.name, item.version, item.digest.hex if item.digest else None)
+        for item in read_bom(EXAMPLE, RELEASED).components
+    }
+    graph = {str(item.ref): sorted(str(inner.ref) for inner in item.dependencies) for item in other.dependencies}
+    assert graph["release"] == ["model/minilm", "model/other", "probe/golden.npz", "runtime/ort", "runtime/web"]
+    assert graph["runtime/ort"] == ["runtime/ort/numpy", "runtime/ort/torch"]
