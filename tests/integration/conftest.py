@@ -29,6 +29,7 @@ from airpack.formats import head as heads
 from airpack.formats.head import Head
 from airpack.formats.package import PAYLOAD_TYPE, PackageManifest
 from airpack.formats.statement import (
+    PREDICATE_BOM,
     PREDICATE_COSIGN,
     PREDICATE_PROVENANCE,
     PREDICATE_RELEASE,
@@ -42,7 +43,12 @@ from airpack.ops.workspace import Workspace
 from airpack.types import Descriptor, Digest
 
 AIRPACK = Path(sys.executable).parent / "airpack"
-TYPES = {"release": PREDICATE_RELEASE, "builder": PREDICATE_PROVENANCE, "cosign": PREDICATE_COSIGN}
+TYPES = {
+    "release": PREDICATE_RELEASE,
+    "builder": PREDICATE_PROVENANCE,
+    "cosign": PREDICATE_COSIGN,
+    "bom": PREDICATE_BOM,
+}
 CHECK = '#!/bin/sh\n# Ends as its first word says; passes without one.\necho "checked $0"\nexit "${1:-0}"\n'
 
 
@@ -358,18 +364,20 @@ class Forger:
         subject: Digest | None = None,
         size: int = 0,
     ) -> dict[Digest, bytes]:
-        """Return the two blobs of an attestation as role `role` makes it, but for what is given."""
+        """Return the two blobs of an attestation as role `role` makes it, but for what is given.
+
+        `bom` is no role of its own: the builder's key signs it.
+        """
         manifest = self.manifest(head)
         release = release or manifest.release
         found = self.statements(head).get(role)
         statement = Statement(
             name or f"{manifest.product}@{manifest.version}",
             release,
-            predicate_type
-            or {"release": PREDICATE_RELEASE, "builder": PREDICATE_PROVENANCE}.get(role, PREDICATE_COSIGN),
+            predicate_type or TYPES.get(role, PREDICATE_COSIGN),
             predicate if predicate is not None else dict(found.predicate) if found else {},
         )
-        signed = signing.sign_statement(key or self.keys[role], statement)
+        signed = signing.sign_statement(key or self.keys["builder" if role == "bom" else role], statement)
         about = Descriptor(oci.INDEX, subject or release, size or len(head.blobs[subject or release]))
         refers = bundle.referrer(signed, about, statement.predicate_type, "2026-01-01T00:00:00Z")
         return {Digest.of(signed): signed, Digest.of(refers): refers}
@@ -384,7 +392,7 @@ class Forger:
         }
 
     def statements(self, head: Head) -> dict[str, Statement]:
-        """Return role -> what a head's attestations say."""
+        """Return role, or `bom`, -> what a head's attestations say."""
         roles = {kind: role for role, kind in TYPES.items()}
         found = [Statement.parse(bundle.parse(head.blobs[body])[0].payload) for body in self.referrers(head).values()]
         return {roles[item.predicate_type]: item for item in found}

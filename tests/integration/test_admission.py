@@ -672,21 +672,28 @@ def renamed(old: str, new: str) -> Callable[[str, Any], Any]:
 
 
 def test_a_head_without_attestations_is_refused(gate: Gate, carried: Path, forger: Any) -> None:
-    forger.write(carried, forger.without(forger.read(carried), "release", "builder", "cosign"))
+    forger.write(carried, forger.without(forger.read(carried), "release", "builder", "bom", "cosign"))
     gate.refuses(carried, 11, "threshold", "attestations")
 
 
 @pytest.mark.parametrize("role", ["release", "builder", "cosign"])
 def test_a_stripped_attestation_is_refused(gate: Gate, carried: Path, forger: Any, role: str) -> None:
-    forger.write(carried, forger.without(forger.read(carried), role))
+    forger.write(carried, forger.without(forger.read(carried), role, "bom"))
     gate.refuses(carried, 11, "threshold", "attestations")
+
+
+def test_a_bill_of_materials_stands_in_for_no_provenance(gate: Gate, carried: Path, forger: Any) -> None:
+    """The same key signed both."""
+    forger.write(carried, forger.without(forger.read(carried), "builder"))
+    error = gate.refuses(carried, 11, "trust", "attestations")
+    assert "signed is: https://cyclonedx.org/bom" in error["message"]
 
 
 @pytest.mark.parametrize("role", ["release", "builder", "cosign"])
 def test_an_attestation_by_a_stranger_is_refused(gate: Gate, carried: Path, forger: Any, role: str) -> None:
     head = forger.read(carried)
     stranger = forger.attestation(head, role, key=PrivateKey.generate())
-    forger.write(carried, forger.with_blobs(forger.without(head, role), stranger))
+    forger.write(carried, forger.with_blobs(forger.without(head, role, "bom"), stranger))
     error = gate.refuses(carried, 11, "threshold", "attestations")
     assert error["context"]["threshold"] == 1
 

@@ -508,7 +508,7 @@ def test_an_oci_layout_holds_every_blob_under_its_digest(
     referrers = [
         json.loads(blobs[top["digest"].removeprefix("sha256:")].read_bytes()) for top in index["manifests"][1:]
     ]
-    assert [item["subject"]["digest"] for item in referrers] == [made["release"]] * 3
+    assert [item["subject"]["digest"] for item in referrers] == [made["release"]] * 4
     again = airpack("build", spec, "-o", out, "--workspace", bench.workspace, "--format", "oci", "--json", expect=2)
     check_error(again.json, 2, "input")
 
@@ -530,7 +530,8 @@ def test_inspect_needs_neither_keys_nor_volumes_nor_a_site(
     assert {volume["present"] for volume in alone["volumes"]} == {False}
     assert [file["path"] for file in alone["files"]] == ["model/m/weights.safetensors", "runtime/tool/check"]
     assert [file["executable"] for file in alone["files"]] == [False, True]
-    assert len(alone["claims"]) == 3
+    assert len(alone["claims"]) == 4
+    assert alone["bom"] is True
     text = program("inspect", head, "--files").out
     assert text.startswith("NOT VERIFIED")
     assert "MISSING" in text

@@ -32,6 +32,7 @@ def inspect(package: Path, files: bool, as_json: bool) -> None:
             f"runtime      {item.name}: {item.kind} for {item.platform or 'any platform'}"
             for item in found.release.compat.runtimes
         ),
+        f"materials    {'CycloneDX; airpack verify --bom FILE checks and writes it' if found.has_bom else 'none'}",
         *(f"signed as    {claim.predicate_type} (key {claim.key_hint})" for claim in found.claims),
     ]
     rows = [
@@ -48,10 +49,14 @@ def inspect(package: Path, files: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="The channel's root to trust.")
+@click.option("--bom", type=click.Path(path_type=Path), help="Write the bill of materials (CycloneDX JSON) here.")
+@click.option("--force", is_flag=True, help="Replace an existing file of --bom.")
 @click.option("--at", "moment", help="Judge freshness at this time (RFC 3339) instead of now.")
 @progress_option
 @json_option
-def verify(package: Path, root: Path, moment: str | None, progress: bool, as_json: bool) -> None:
+def verify(
+    package: Path, root: Path, bom: Path | None, force: bool, moment: str | None, progress: bool, as_json: bool
+) -> None:
     """Check every signature and every byte of PACKAGE against ROOT, without a site."""
     from airpack import fsops
     from airpack.ops.verify import verify_package
@@ -61,11 +66,15 @@ def verify(package: Path, root: Path, moment: str | None, progress: bool, as_jso
         package,
         root=fsops.read_regular(root, Limits.ROOT),
         now=parse_time(moment) if moment else now(),
+        bom=bom,
+        replace=force,
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
     lines = output.table(("ok", check.name, check.detail) for check in result.checks)
     if result.admitted.channel.starter:
         lines.append("warning: this is a STARTER channel: one machine holds every key, every threshold is 1")
+    if result.bom is not None:
+        lines.append(f"wrote    {result.bom}")
     lines.append(f"verified {result.admitted.name} {result.admitted.release.digest}")
     output.show(result.document(), lines, as_json=as_json)
 

@@ -11,6 +11,7 @@ from airpack.errors import InputError
 
 if TYPE_CHECKING:
     from airpack.ops.activate import Activation
+    from airpack.ops.status import ShownBom
 
 _ROLES = ("root", "timestamp", "snapshot", "targets")
 
@@ -117,13 +118,18 @@ def list_(site: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("release")
+@click.option("--bom", is_flag=True, help="Show its bill of materials instead, verified anew.")
 @site_option
 @json_option
-def show(release: str, site: Path, as_json: bool) -> None:
+def show(release: str, bom: bool, site: Path, as_json: bool) -> None:
     """Show all that the site knows of RELEASE (product@version, or a digest)."""
     from airpack.ops.site import Site
     from airpack.ops.status import show as run
+    from airpack.ops.status import show_bom
 
+    if bom:
+        _show_bom(show_bom(Site.open(site), release), as_json=as_json)
+        return
     document = run(Site.open(site), release)
     lines = output.table((key, _shown(value)) for key, value in document.items() if key != "history")
     lines += ["", "decisions on record"]
@@ -132,6 +138,32 @@ def show(release: str, site: Path, as_json: bool) -> None:
         for item in document["history"]
     )
     output.show(document, lines, as_json=as_json)
+
+
+def _show_bom(found: "ShownBom", *, as_json: bool) -> None:
+    components = found.bom.components
+    parts = [item for item in components if item.kind != "file"]
+    table = [("TYPE", "NAME", "VERSION", "LICENCE", "SHA-256")]
+    table += [
+        (
+            item.kind,
+            item.name,
+            item.version or "-",
+            ", ".join(item.licenses) or "-",
+            item.digest.hex if item.digest else "-",
+        )
+        for item in parts
+    ]
+    lines = [
+        f"bill of materials of {found.row.name}, signed by the channel's builder",
+        f"release  {found.row.digest}",
+        f"digest   {found.bom.digest}",
+        "",
+        *output.table(table),
+        "",
+        f"{len(components) - len(parts)} files of these are listed with --json",
+    ]
+    output.show(found.document(), lines, as_json=as_json)
 
 
 def _shown(value: Any) -> str:

@@ -87,10 +87,7 @@ def verify_statement(bundles: Iterable[bytes], *, role: Role, subject: Digest) -
     """
     if not role.predicate_type:
         raise ValueError("the role signs no statements")
-    tally = _Tally(role_keys(role), role.threshold, PAYLOAD_TYPE_STATEMENT)
-    for data in bundles:
-        tally.add(*bundle.parse(data))
-    found = [Statement.parse(payload) for payload in tally.reached()]
+    found = _signed_statements(bundles, role)
     fitting = [item for item in found if item.predicate_type == role.predicate_type and item.digest == subject]
     if len(fitting) == 1:
         return fitting[0]
@@ -107,6 +104,35 @@ def verify_statement(bundles: Iterable[bytes], *, role: Role, subject: Digest) -
         predicate_type=role.predicate_type,
         subject=subject.value,
     )
+
+
+def verify_statements(
+    bundles: Iterable[bytes], *, role: Role, subject: Digest, predicate_type: str
+) -> tuple[Statement, ...]:
+    """Return every statement of `predicate_type` about `subject` that enough of `role`'s keys signed; perhaps none.
+
+    For what a role's keys may say beside the one statement that the policy asks of them.
+
+    Args:
+        bundles: Untrusted Sigstore bundles; at most 256.
+        role: Keys and threshold, from the channel's policy; its own predicateType is not looked at.
+        subject: Digest that the statements must be about.
+        predicate_type: The only type that counts.
+
+    Raises:
+        IntegrityError: One of `bundles` is no bundle, or what was signed is no statement.
+        ThresholdError: Fewer keys than the threshold signed any one statement, of whatever type.
+        TrustError: There is no statement at all.
+    """
+    found = _signed_statements(bundles, role)
+    return tuple(item for item in found if item.predicate_type == predicate_type and item.digest == subject)
+
+
+def _signed_statements(bundles: Iterable[bytes], role: Role) -> list[Statement]:
+    tally = _Tally(role_keys(role), role.threshold, PAYLOAD_TYPE_STATEMENT)
+    for data in bundles:
+        tally.add(*bundle.parse(data))
+    return [Statement.parse(payload) for payload in tally.reached()]
 
 
 @dataclass(slots=True)

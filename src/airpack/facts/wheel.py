@@ -32,6 +32,8 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from airpack.errors import InputError, IntegrityError, NotFoundError, StorageError
+from airpack.facts.licenses import of_metadata
+from airpack.formats.bom import License
 from airpack.formats.names import check_path, check_paths
 from airpack.fsops.files import open_regular
 from airpack.types import Digest, Limits, Source
@@ -59,6 +61,7 @@ class Wheel:
         version: Version (PEP 440), normalised.
         tags: Compatibility tags of the file name, expanded and sorted.
         declared: The `Tag` lines of its WHEEL file, sorted; for information, since they often contradict the name.
+        licenses: What its METADATA declares (`facts.licenses`); empty where that says nothing usable.
         digest: SHA-256 of the .whl file.
         size: Length of the .whl file in bytes.
         sources: Its files, sorted by path; RECORD and its signatures without a known digest.
@@ -69,6 +72,7 @@ class Wheel:
     version: str
     tags: tuple[str, ...]
     declared: tuple[str, ...]
+    licenses: tuple[License, ...]
     digest: Digest
     size: int
     sources: tuple[Source, ...]
@@ -137,18 +141,20 @@ def read_wheel(path: Path) -> Wheel:
         folder = _dist_info(archive, name, version)
         record = _read_record(archive, folder)
         sources = _sources(archive, record, folder)
+        metadata = archive.read(f"{folder}/METADATA", _METADATA)
         wheel = Wheel(
             filename=path.name,
             name=str(name),
             version=str(version),
             tags=tuple(sorted(str(tag) for tag in tags)),
             declared=_declared_tags(archive, folder),
+            licenses=of_metadata(metadata),
             digest=archive.digest,
             size=archive.size,
             sources=sources,
             _archive=archive,
         )
-        _check_metadata(archive, folder, wheel)
+        _check_metadata(metadata, wheel)
     except BaseException:
         archive.close()
         raise
@@ -312,6 +318,8 @@ def _hash(file: BinaryIO, path: Path) -> tuple[Digest, int]:
 def _member_fault(member: zipfile.ZipInfo) -> str:
     """Return why a member is refused; empty when it is not."""
     kind = stat.S_IFMT(member.external_attr >> 16)
+    if member.header_offset < 0:  # zipfile adds what a wrong directory size makes it think lies before the archive
+        return "begins before the file does"
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if member.compress_type not in _METHODS:
@@ -342,9 +350,9 @@ def _same_version(text: str, version: Version) -> bool:
         return False
 
 
-def _check_metadata(archive: _Archive, folder: str, wheel: Wheel) -> None:
+def _check_metadata(metadata: bytes, wheel: Wheel) -> None:
     """Hold METADATA against the file name: one file, one project."""
-    headers = email.parser.BytesHeaderParser().parsebytes(archive.read(f"{folder}/METADATA", _METADATA))
+    headers = email.parser.BytesHeaderParser().parsebytes(metadata)
     names, versions = headers.get_all("Name", []), headers.get_all("Version", [])
     same = (
         len(names) == len(versions) == 1
@@ -352,7 +360,9 @@ def _check_metadata(archive: _Archive, folder: str, wheel: Wheel) -> None:
         and _same_version(str(versions[0]), Version(wheel.version))
     )
     if not same:
-        raise IntegrityError(f"{archive.name}: METADATA is of {names} {versions}, not of {wheel.name} {wheel.version}")
+        raise IntegrityError(
+            f"{wheel.filename}: METADATA is of {names} {versions}, not of {wheel.name} {wheel.version}"
+        )
 
 
 def _declared_tags(archive: _Archive, folder: str) -> tuple[str, ...]:

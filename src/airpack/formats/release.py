@@ -148,6 +148,21 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A manifest of files in a release: a model, a runtime, or one wheel of a runtime.
+
+    Attributes:
+        component: `model/NAME` or `runtime/NAME`.
+        manifest: Digest of its OCI manifest.
+        wheel: The wheel that its files come from; None for anything else.
+    """
+
+    component: str
+    manifest: Digest
+    wheel: CompatWheel | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Everything a site needs to know of a release whose index it trusts.
 
@@ -157,6 +172,7 @@ class Release:
         digest: The release digest.
         files: Every file of the generation, sorted by path.
         models: Every model, sorted by name.
+        parts: Every manifest of a model or of a runtime, sorted by component and wheel.
         compat: The compat document, which also lists the runtimes.
         compat_digest: The digest of the compat document.
         small: Digests of the index, the manifests and the configs: what must be kept beside the files.
@@ -167,6 +183,7 @@ class Release:
     digest: Digest
     files: tuple[ReleaseFile, ...]
     models: tuple[ModelInfo, ...]
+    parts: tuple[Part, ...]
     compat: CompatDoc
     compat_digest: Digest
     small: frozenset[Digest]
@@ -251,6 +268,7 @@ def read_release(index: bytes, blob: Callable[[Digest], bytes]) -> Release:
         digest=Digest.of(index),
         files=files,
         models=tuple(sorted(reader.models, key=lambda model: model.name)),
+        parts=tuple(sorted(reader.parts, key=lambda part: (part.component, part.wheel.name if part.wheel else ""))),
         compat=compat,
         compat_digest=reader.compat_digest,
         small=frozenset(reader.small | {Digest.of(index)}),
@@ -360,6 +378,7 @@ class _Reader:
         self.files: list[ReleaseFile] = []
         self.models: list[ModelInfo] = []
         self.runtimes: list[RuntimePart] = []
+        self.parts: list[Part] = []
         self.compat: CompatDoc | None = None
         self.compat_digest: Digest | None = None
         self.golden = False
@@ -378,6 +397,7 @@ class _Reader:
         config = self._bytes(manifest.config, f"{component} config")
         if kind == "model":
             self._model(check_component(name), manifest, config)
+            self.parts.append(Part(component, child.digest))
         elif kind == "runtime":
             self._runtime(check_component(name), child, manifest, config)
         elif component == _COMPAT:
@@ -428,6 +448,7 @@ class _Reader:
             bool(paths) and paths == sorted(set(paths)), f"{component}: its layers are not one or more files in order"
         )
         self.files += files
+        self.parts.append(Part(component, child.digest, wheel))
         platform = "/".join((child.platform["os"], child.platform["architecture"])) if child.platform else ""
         self.runtimes.append(RuntimePart(name, kind, platform, (), wheel))
 

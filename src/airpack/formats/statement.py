@@ -26,6 +26,7 @@ STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_RELEASE: Final = "https://airpack.dev/release/v1"
 PREDICATE_PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 PREDICATE_COSIGN: Final = "https://sigstore.dev/cosign/sign/v1"
+PREDICATE_BOM: Final = "https://cyclonedx.org/bom"  # as cosign, syft and in-toto call it, whatever its version
 PREDICATE_VSA: Final = "https://slsa.dev/verification_summary/v1"
 
 _CHANNEL = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*\Z", re.ASCII)
@@ -164,6 +165,7 @@ def provenance(
     build_type: str,
     external_parameters: Mapping[str, Any],
     resolved_dependencies: Sequence[Resource],
+    byproducts: Sequence[Resource] = (),
     builder_id: str,
     builder_version: str,
     started: datetime,
@@ -175,21 +177,25 @@ def provenance(
         build_type: URI that says how to read `external_parameters`.
         external_parameters: What the caller of the build chose; JSON without floats.
         resolved_dependencies: All that went in.
+        byproducts: What else came out, beside the subject.
         builder_id: URI of who built, as far as the reader's trust goes.
         builder_version: Version of airpack.
         started: When the build began.
         finished: When it ended.
     """
+    details: dict[str, Any] = {
+        "builder": {"id": builder_id, "version": {"airpack": builder_version}},
+        "metadata": {"startedOn": emit_time(started), "finishedOn": emit_time(finished)},
+    }
+    if byproducts:
+        details["byproducts"] = [item.emit() for item in byproducts]
     return {
         "buildDefinition": {
             "buildType": build_type,
             "externalParameters": dict(external_parameters),
             "resolvedDependencies": [item.emit() for item in resolved_dependencies],
         },
-        "runDetails": {
-            "builder": {"id": builder_id, "version": {"airpack": builder_version}},
-            "metadata": {"startedOn": emit_time(started), "finishedOn": emit_time(finished)},
-        },
+        "runDetails": details,
     }
 
 

@@ -2,7 +2,8 @@
 
     1. inputs are found, formats read, wheels checked against their RECORD while they are packed
     2. one pass writes the volumes; the digests that come out of it make the release's documents
-    3. the packer signs the package manifest; release, builder and cosign keys sign their attestations
+    3. the packer signs the package manifest; release, builder and cosign keys sign their attestations, the builder's
+       also a bill of materials
     4. the channel lists the release and issues fresh metadata; the head is written; all of it is admitted once,
        by the workspace's own root, before anybody is told that it is done
 
@@ -25,11 +26,13 @@ from airpack import fsops
 from airpack.crypto import signing
 from airpack.crypto.keys import PrivateKey
 from airpack.errors import InputError, IntegrityError, NotFoundError
-from airpack.formats import bundle, dsse, head, oci, packspec
+from airpack.facts.licenses import declared
+from airpack.formats import bom, bundle, canonical, dsse, head, oci, packspec
 from airpack.formats.package import PAYLOAD_TYPE, PackageManifest
 from airpack.formats.packspec import PackSpec
-from airpack.formats.release import ReleaseDocs, assemble
+from airpack.formats.release import ReleaseDocs, assemble, read_release
 from airpack.formats.statement import (
+    PREDICATE_BOM,
     PREDICATE_COSIGN,
     PREDICATE_PROVENANCE,
     PREDICATE_RELEASE,
@@ -325,15 +328,18 @@ class _Build:
         predicate = ReleasePredicate(
             self._spec.product, self._spec.version, sequence, self._workspace.channel_name, docs.compat_digest
         )
-        predicates: dict[str, tuple[str, dict[str, Any]]] = {
-            "release": (PREDICATE_RELEASE, predicate.emit()),
-            "builder": (PREDICATE_PROVENANCE, self._provenance(docs)),
-            "cosign": (PREDICATE_COSIGN, {}),
-        }
+        materials = self._bom(docs)
+        # The builder signs two: what its role in the policy asks for, and what no role asks for and sites may read.
+        statements: list[tuple[str, str, dict[str, Any]]] = [
+            ("release", PREDICATE_RELEASE, predicate.emit()),
+            ("builder", PREDICATE_PROVENANCE, self._provenance(docs, Digest.of(canonical.emit(materials)))),
+            ("builder", PREDICATE_BOM, materials),
+            ("cosign", PREDICATE_COSIGN, {}),
+        ]
         subject = Descriptor(oci.INDEX, docs.digest, len(docs.index))
         blobs = {**docs.blobs, Digest.of(bundle.EMPTY): bundle.EMPTY}
         manifests = []
-        for role, (predicate_type, content) in predicates.items():
+        for role, predicate_type, content in statements:
             statement = Statement(self._name, docs.digest, predicate_type, content)
             signed = signing.sign_statement(self._keys[role], statement)
             manifest = bundle.referrer(signed, subject, predicate_type, emit_time(self._now))
@@ -344,7 +350,20 @@ class _Build:
         )
         return built, blobs
 
-    def _provenance(self, docs: ReleaseDocs) -> dict[str, Any]:
+    def _bom(self, docs: ReleaseDocs) -> dict[str, Any]:
+        release = read_release(docs.index, docs.blobs.__getitem__)
+        licenses = {model.name: declared(model.license) for model in release.models}
+        wheels = {
+            (f"runtime/{component.spec.name}", wheel.name): bom.WheelFile(
+                wheel.filename, wheel.digest, wheel.size, wheel.licenses
+            )
+            for component in self._inputs.components
+            if (wheel := component.wheel) is not None
+        }
+        known = {name: found for name, found in licenses.items() if found is not None}
+        return bom.emit_bom(release, licenses=known, wheels=wheels, airpack=airpack.__version__)
+
+    def _provenance(self, docs: ReleaseDocs, materials: Digest) -> dict[str, Any]:
         wheels = [component.wheel for component in self._inputs.components if component.wheel is not None]
         models = [
             Resource(child.digest, name=child.annotations[oci.COMPONENT_ANNOTATION])
@@ -359,6 +378,7 @@ class _Build:
                 "spec": {"sha256": self._spec_digest.hex},
             },
             resolved_dependencies=[*models, *(Resource(wheel.digest, name=wheel.filename) for wheel in wheels)],
+            byproducts=[Resource(materials, name=bom.BYPRODUCT)],
             builder_id=f"https://airpack.dev/workspace/{self._workspace.channel_name}",
             builder_version=airpack.__version__,
             started=self._now,

@@ -9,7 +9,7 @@ from airpack.formats import bundle, dsse, head
 from airpack.formats.head import Head
 from airpack.formats.package import PackageManifest
 from airpack.formats.release import Release, read_release
-from airpack.formats.statement import Statement
+from airpack.formats.statement import PREDICATE_BOM, Statement
 from airpack.ops.medium import find_head, read_head, unlisted
 from airpack.types import Digest
 
@@ -51,6 +51,11 @@ class Inspection:
     present: frozenset[str]
     ignored: tuple[str, ...]
 
+    @property
+    def has_bom(self) -> bool:
+        """Whether a bill of materials comes along; whether it is a good one, `airpack verify --bom` says."""
+        return any(claim.predicate_type == PREDICATE_BOM for claim in self.claims)
+
     def document(self) -> dict[str, Any]:
         """Return the JSON view."""
         return {
@@ -83,6 +88,7 @@ class Inspection:
                 }
                 for volume in self.manifest.volumes
             ],
+            "bom": self.has_bom,
             "claims": [
                 {"predicate_type": claim.predicate_type, "about": str(claim.about), "key_hint": claim.key_hint}
                 for claim in self.claims

@@ -6,14 +6,18 @@ from typing import Any
 
 from airpack.catalog.catalog import ReleaseRow
 from airpack.crypto.client import TrustedChannel, check_root
+from airpack.errors import NotFoundError
 from airpack.evidence.records import Record
+from airpack.formats.bom import Bom
 from airpack.formats.times import emit_time
+from airpack.formats.trust import POLICY_TARGET, TrustPolicy
 from airpack.ops.activate import active_release, brief, find_release
 from airpack.ops.generations import load_release
 from airpack.ops.site import Site
 from airpack.ops.trust import stored_channel
 from airpack.policy import lifecycle
-from airpack.types import State
+from airpack.policy.bom import verified_bom
+from airpack.types import Limits, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,45 @@ def show(site: Site, reference: str) -> dict[str, Any]:
             if any(subject.digest == row.digest for subject in record.subject)
         ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class ShownBom:
+    """The bill of materials of a release that the site holds, verified against the policy in force."""
+
+    row: ReleaseRow
+    bom: Bom
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON keys that scripts rely on."""
+        return {
+            "product": self.row.product,
+            "version": self.row.version,
+            "release": str(self.row.digest),
+            "verified": True,
+            "digest": str(self.bom.digest),
+            "bom": dict(self.bom.document),
+        }
+
+
+def show_bom(site: Site, reference: str) -> ShownBom:
+    """Return the bill of materials of a release, verified anew: by the builder's keys that the channel names now.
+
+    Raises:
+        InputError: The reference cannot be one.
+        NotFoundError: No such release, or it carries no bill of materials.
+        TrustError: The builder's keys in force did not sign it.
+        IntegrityError: What is stored has changed, or a bill of materials that the provenance names is not there.
+    """
+    row = find_release(site, reference)
+    release = load_release(site, row.digest)
+    channel = stored_channel(site)
+    if channel is None:
+        raise NotFoundError(f"the site has no channel yet, so nothing says whose statements about {row.name} count")
+    files = {file.digest for file in release.files}
+    small = [digest for digest in site.catalog.blobs(row.digest) if digest in release.small or digest not in files]
+    blobs = {digest: site.store.read(digest, Limits.MANIFEST) for digest in small}
+    return ShownBom(row, verified_bom(blobs, release, TrustPolicy.parse(channel.target(POLICY_TARGET))))
 
 
 def _history(record: Record) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Verify: everything an import would check that needs no site, every byte of every volume included."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import airpack
+from airpack import fsops
 from airpack.crypto.client import TrustedChannel, refresh
-from airpack.errors import AirpackError
+from airpack.errors import AirpackError, InputError
+from airpack.formats.bom import Bom
 from airpack.formats.head import Head
 from airpack.ops.medium import find_head, read_head, unlisted
 from airpack.policy.admission import Admitted, Steps, admit, documents
+from airpack.policy.bom import verified_bom
 from airpack.policy.compat import judge_release, refuse
 from airpack.transport import reader
 from airpack.types import Check, Reporter, Silent
@@ -20,11 +24,12 @@ from airpack.types import Check, Reporter, Silent
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a verification found: the release that was admitted, and each check in order."""
+    """What a verification found: the release that was admitted, each check in order, and where its BOM was written."""
 
     admitted: Admitted
     checks: tuple[Check, ...]
     ignored: tuple[str, ...]
+    bom: Path | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
@@ -39,21 +44,36 @@ class Verification:
             "root_fingerprint": str(self.admitted.channel.root_fingerprint),
             "checks": documents(self.checks),
             "ignored": list(self.ignored),
+            "bom": str(self.bom) if self.bom else None,
         }
 
 
-def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter | None = None) -> Verification:
+def verify_package(
+    path: Path,
+    *,
+    root: bytes,
+    now: datetime,
+    bom: Path | None = None,
+    replace: bool = False,
+    reporter: Reporter | None = None,
+) -> Verification:
     """Verify the package at `path` against a pinned root.
 
     Args:
         path: The package's folder or its head file.
         root: Bytes of the root to trust.
         now: The time to judge freshness by.
+        bom: The file to write the bill of materials to, once everything holds; None for none.
+        replace: Whether an existing file may be replaced.
         reporter: Receives progress.
 
     Raises:
+        InputError: `bom` exists.
+        NotFoundError: No head; or `bom` is asked for, and the release carries none.
         AirpackError: As an import would; `document` holds the checks so far, with `ok` false.
     """
+    if bom is not None and os.path.lexists(bom) and not replace:
+        raise InputError(f"{bom} exists", hint="choose another name, or give --force to replace it")
     steps = Steps()
     release: str | None = None
     try:
@@ -64,6 +84,7 @@ def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter
             findings = judge_release(admitted.release.compat)
             refuse(findings)
             found(f"{len(findings)} rules about model and runtime hold")
+        materials = _materials(admitted, steps) if bom is not None else None
         with steps.step("volumes") as found:
             reader.unpack(
                 admitted.manifest,
@@ -75,10 +96,20 @@ def verify_package(path: Path, *, root: bytes, now: datetime, reporter: Reporter
                 task="verify",
             )
             found(f"{len(admitted.manifest.files)} files, {admitted.manifest.total} bytes match their digests")
+        if bom is not None and materials is not None:
+            fsops.write_durable(bom.absolute(), materials.data, replace=replace)
     except AirpackError as error:
         error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
         raise
-    return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)))
+    written = bom.absolute() if bom is not None else None
+    return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)), written)
+
+
+def _materials(admitted: Admitted, steps: Steps) -> Bom:
+    with steps.step("bom") as found:
+        materials = verified_bom(admitted.small, admitted.release, admitted.policy)
+        found(f"{len(materials.components)} components, signed by the builder")
+    return materials
 
 
 def _read(path: Path, steps: Steps) -> tuple[Path, bytes]:

@@ -224,7 +224,7 @@ def _attestations(
     parsed: Head, release: Release, policy: TrustPolicy
 ) -> tuple[tuple[Attestation, ...], ReleasePredicate]:
     """Hold the release to every role of the policy that signs statements; what its keys did not sign stays unread."""
-    bundles = _bundles(parsed, release)
+    bundles = attached_bundles(parsed.blobs, release)
     accepted = []
     predicate: ReleasePredicate | None = None
     for name, role in sorted(policy.roles.items()):
@@ -243,26 +243,34 @@ def _attestations(
     return tuple(accepted), predicate
 
 
-def _bundles(parsed: Head, release: Release) -> dict[Digest, bytes]:
-    """Return the bundles that referrers attach to the release; any other small blob must be part of it."""
+def attached_bundles(blobs: Mapping[Digest, bytes], release: Release) -> dict[Digest, bytes]:
+    """Return the bundles that referrers attach to the release; any other small blob must be part of it.
+
+    Args:
+        blobs: Small blobs by digest: those of a head, or those that a site keeps for the release.
+        release: The release.
+
+    Raises:
+        IntegrityError: A referrer is about another release, its bundle is not there, or a blob belongs to nothing.
+    """
     found: dict[Digest, bytes] = {}
     known = {*release.small, Digest.of(bundle.EMPTY)}
-    for digest, data in parsed.blobs.items():
+    for digest, data in blobs.items():
         if digest in known or not bundle.is_referrer(data):
             continue
         subject, content = bundle.parse_referrer(data)
-        if (subject.digest, subject.size) != (release.digest, len(parsed.blobs[release.digest])):
+        if (subject.digest, subject.size) != (release.digest, len(blobs[release.digest])):
             raise IntegrityError(
                 f"referrer {digest.short} is about {subject.digest} of {subject.size} bytes, not about this release"
             )
-        body = parsed.blobs.get(content.digest)
+        body = blobs.get(content.digest)
         if body is None or len(body) != content.size:
-            raise IntegrityError(f"the head lacks bundle {content.digest} of referrer {digest.short}")
+            raise IntegrityError(f"bundle {content.digest} of referrer {digest.short} is missing, or of another size")
         found[content.digest] = body
         known |= {digest, content.digest}
-    stray = [digest for digest in parsed.blobs if digest not in known]
+    stray = [digest for digest in blobs if digest not in known]
     if stray:
-        raise IntegrityError(f"the head carries {len(stray)} blobs that belong to nothing, the first is {stray[0]}")
+        raise IntegrityError(f"{len(stray)} small blobs belong to nothing, the first is {stray[0]}")
     return found
 
 

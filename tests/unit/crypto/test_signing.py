@@ -10,11 +10,11 @@ from securesystemslib.dsse import Envelope as OtherEnvelope
 from securesystemslib.signer import CryptoSigner
 
 from airpack.crypto.keys import PrivateKey, PublicKey
-from airpack.crypto.signing import role_keys, sign, sign_statement, verify, verify_statement
+from airpack.crypto.signing import role_keys, sign, sign_statement, verify, verify_statement, verify_statements
 from airpack.errors import IntegrityError, ThresholdError, TrustError
 from airpack.formats import bundle
 from airpack.formats.dsse import PAYLOAD_TYPE_STATEMENT, Envelope
-from airpack.formats.statement import PREDICATE_PROVENANCE, PREDICATE_RELEASE, Statement
+from airpack.formats.statement import PREDICATE_BOM, PREDICATE_PROVENANCE, PREDICATE_RELEASE, Statement
 from airpack.formats.trust import Role
 from airpack.types import Digest
 
@@ -223,3 +223,44 @@ def test_the_example_of_the_specification_page_can_be_made_again() -> None:
         ),
     )
     assert json.loads(made) == json.loads(example)
+
+
+class TestVerifyStatements:
+    """What a role's keys say beside the one statement that the policy asks of them."""
+
+    BUILDER = role(A, B, predicate_type=PREDICATE_PROVENANCE)
+
+    def found(self, *bundles: bytes, role: Role = BUILDER) -> tuple[Statement, ...]:
+        return verify_statements(bundles, role=role, subject=SUBJECT, predicate_type=PREDICATE_BOM)
+
+    def test_returns_those_of_the_type_about_the_subject(self) -> None:
+        one, two = statement(PREDICATE_BOM), statement(PREDICATE_BOM, name="enc@2")
+        signed = [sign_statement(A, one), sign_statement(B, two), sign_statement(A, statement(PREDICATE_PROVENANCE))]
+        assert self.found(*signed) == (one, two)
+
+    def test_returns_none_where_the_keys_signed_other_things_only(self) -> None:
+        elsewhere = statement(PREDICATE_BOM, Digest.of(b"another"))
+        assert self.found(sign_statement(A, statement(PREDICATE_PROVENANCE)), sign_statement(B, elsewhere)) == ()
+
+    def test_one_statement_in_two_bundles_is_one(self) -> None:
+        assert (
+            len(self.found(sign_statement(A, statement(PREDICATE_BOM)), sign_statement(B, statement(PREDICATE_BOM))))
+            == 1
+        )
+
+    def test_other_keys_do_not_count(self) -> None:
+        signed = [sign_statement(C, statement(PREDICATE_BOM)), sign_statement(A, statement(PREDICATE_PROVENANCE))]
+        assert self.found(*signed) == ()
+        with pytest.raises(ThresholdError):
+            self.found(signed[0])
+
+    def test_the_threshold_of_the_role_holds(self) -> None:
+        strict = role(A, B, threshold=2, predicate_type=PREDICATE_PROVENANCE)
+        both = [sign_statement(key, statement(PREDICATE_PROVENANCE)) for key in (A, B)]
+        one = sign_statement(A, statement(PREDICATE_BOM))
+        assert self.found(*both, one, role=strict) == ()
+        assert len(self.found(*both, one, sign_statement(B, statement(PREDICATE_BOM)), role=strict)) == 1
+
+    def test_what_is_no_bundle_is_refused(self) -> None:
+        with pytest.raises(IntegrityError):
+            self.found(b"{}")

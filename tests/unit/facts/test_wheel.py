@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airpack.errors import AirpackError, InputError, IntegrityError
 from airpack.facts.wheel import Wheel, read_wheel, read_wheels
+from airpack.formats.bom import License
 from airpack.types import Digest, Limits
 
 NAME = "demo-1.0-py3-none-any.whl"
@@ -426,3 +427,30 @@ def test_streams_give_exactly_the_declared_bytes_in_small_reads(tmp_path: Path) 
             while part := stream.read(1000):
                 out.write(part)
     assert out.getvalue() == FILES["demo/native.so"]
+
+
+def test_a_member_that_begins_before_the_file_is_refused(tmp_path: Path) -> None:
+    data = bytearray(write(tmp_path).read_bytes())
+    at = data.rindex(b"PK\x05\x06") + 16  # where the central directory begins
+    data[at + 2] += 1
+    path = tmp_path / "other" / NAME
+    path.parent.mkdir()
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="begins before the file"):
+        read_wheel(path)
+
+
+def test_a_wheel_says_its_licence(tmp_path: Path) -> None:
+    metadata = FILES[f"{INFO}/METADATA"].replace(b"\n\n", b"\nLicense-Expression: MIT\n\n")
+    with read_wheel(write(tmp_path, FILES | {f"{INFO}/METADATA": metadata})) as wheel:
+        assert wheel.licenses == (License("id", "MIT"),)
+
+
+def test_the_real_wheels_say_theirs(digits_wheels: Path) -> None:
+    found = {}
+    for wheel in read_wheels(digits_wheels):
+        found[wheel.name] = wheel.licenses
+        wheel.close()
+    assert found["onnxruntime"] == (License("name", "MIT License"),)
+    assert found["packaging"] == (License("expression", "Apache-2.0 OR BSD-2-Clause"),)
+    assert all(found.values()), "each of them declares something"

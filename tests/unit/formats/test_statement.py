@@ -41,6 +41,7 @@ PROVENANCE = provenance(
     build_type="https://airpack.dev/build/v1",
     external_parameters={"spec": "hello.toml"},
     resolved_dependencies=[Resource(ONE, name="a.whl"), Resource(TWO, uri="https://models.example/m")],
+    byproducts=[Resource(TWO, name="bom.cdx.json")],
     builder_id="https://build.example",
     builder_version="0.1.0",
     started=NOW,
@@ -172,6 +173,9 @@ class TestProvenance:
         assert [item.name for item in message.build_definition.resolved_dependencies] == ["a.whl", ""]
         assert message.build_definition.resolved_dependencies[1].digest["sha256"] == TWO.hex
         assert message.run_details.builder.version["airpack"] == "0.1.0"
+        assert [(item.name, item.digest["sha256"]) for item in message.run_details.byproducts] == [
+            ("bom.cdx.json", TWO.hex)
+        ]
         assert message.run_details.metadata.started_on.ToJsonString() == "2026-03-01T12:00:00Z"
 
 

@@ -236,9 +236,9 @@ REFUSED: list[tuple[str, Forge, type[AirpackError], str]] = [
     ("attestations", lambda d: d.predicate.update(product="other"), TrustError, "says other@1.0.0"),
     ("attestations", lambda d: d.predicate.update(channel="other"), TrustError, "in channel other"),
     ("attestations", lambda d: d.predicate.update(compat=Digest.of(b"x")), TrustError, "with compat document sha256"),
-    ("attestations", lambda d: added(d, b"anything"), IntegrityError, "1 blobs that belong to nothing"),
+    ("attestations", lambda d: added(d, b"anything"), IntegrityError, "1 small blobs belong to nothing"),
     ("attestations", lambda d: added(d, docs_of("2").index), IntegrityError, "belong to nothing"),
-    ("attestations", lambda d: added(d, b"{}", b"[1]", b"[2]"), IntegrityError, "2 blobs that belong to nothing"),
+    ("attestations", lambda d: added(d, b"{}", b"[1]", b"[2]"), IntegrityError, "2 small blobs belong to nothing"),
     (
         "attestations",
         lambda d: setattr(d, "subject", Descriptor(oci.INDEX, Digest.of(b"x"), len(d.docs.index))),
@@ -255,7 +255,7 @@ REFUSED: list[tuple[str, Forge, type[AirpackError], str]] = [
         "attestations",
         lambda d: d.dropped.add(Digest.of(signing.sign_statement(d.keys["cosign"], d.statement("cosign")))),
         IntegrityError,
-        "the head lacks bundle",
+        "is missing, or of another size",
     ),
     (
         "attestations",
