@@ -33,6 +33,7 @@ import argparse
 import compileall
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import io
@@ -172,7 +173,7 @@ def _names(top: int) -> Iterator[str]:
     """Return the names of all files of the kit but SHA256SUMS, `wheels/` being its only folder."""
     for name in sorted(os.listdir(top)):
         if name == "wheels":
-            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+            folder = _open(top, name, os.O_DIRECTORY)
             try:
                 below = sorted(os.listdir(folder))  # noqa: PTH208 - pathlib lists no descriptors
                 yield from (f"wheels/{base}" for base in below)
@@ -211,25 +212,33 @@ def _read_listed(top: int, listed: Mapping[str, str]) -> dict[str, bytes]:
 def _read(top: int, name: str, most: int) -> bytes:
     """Return a regular file of at most `most` bytes, read once; no link in its name is followed."""
     folder, _, base = name.rpartition("/")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not hang the check
     with contextlib.ExitStack() as stack:
         at = top
         if folder:
-            at = os.open(folder, flags | os.O_DIRECTORY, dir_fd=top)
+            at = _open(top, folder, os.O_DIRECTORY)
             stack.callback(os.close, at)
-        try:
-            descriptor = os.open(base, flags, dir_fd=at)
-        except FileNotFoundError:
-            raise Refusal(NOT_FOUND, f"there is no {name} here: this is no kit", AGAIN) from None
-        except OSError as error:
-            raise Refusal(INTEGRITY, f"{name} cannot be opened as a file: {error.strerror}", AGAIN) from None
-        stream = stack.enter_context(os.fdopen(descriptor, "rb"))
+        descriptor = _open(at, base)
+        stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Refusal(INTEGRITY, f"{name} is no regular file", AGAIN)
         if status.st_size > most:
             raise Refusal(INTEGRITY, f"{name} has {status.st_size} bytes; a kit's can have {most}", AGAIN)
-        return stream.read(status.st_size)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(status.st_size)
+
+
+def _open(at: int, name: str, flags: int = 0) -> int:
+    """Open an entry of a folder; a pipe must not hang the check. What cannot be read is the disk's, not the kit's."""
+    try:
+        return os.open(name, flags | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
+    except FileNotFoundError:
+        raise Refusal(NOT_FOUND, f"there is no {name} here: this is no kit", AGAIN) from None
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
+            kind = "folder" if flags else "regular file"
+            raise Refusal(INTEGRITY, f"{name} is no {kind}", AGAIN) from None
+        raise
 
 
 def _all(what: str, faults: Sequence[str]) -> str:

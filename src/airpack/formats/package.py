@@ -147,8 +147,8 @@ class PackageManifest:
 def read_needs(data: bytes) -> str:
     """Return the `needs_airpack` of a manifest of any schema, whose signature has been checked.
 
-    It is the one field that stands at the same place in every schema to come, so that a reader which is too old can name
-    the version that it should be (docs/spec/package.md section 3). Compare it with `is_newer` before `parse`.
+    It stands at the same place in every schema to come, so that a reader that is too old can name the version that it
+    should be (docs/spec/package.md section 3). Compare it with `is_newer` before `parse`.
 
     Raises:
         IntegrityError: Not canonical JSON, or without a `needs_airpack` that is well formed.
