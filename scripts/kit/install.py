@@ -46,7 +46,7 @@ import subprocess
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -523,6 +523,24 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Check, and install; return the exit code."""
     asked = arguments()
+    try:
+        return work(asked)
+    except Refusal as refusal:
+        print(f"install.py: {refusal.message}", file=sys.stderr)
+        if refusal.hint and not asked.check:  # of a probe, airpack shows the last line: what was wrong
+            print(f"hint: {refusal.hint}", file=sys.stderr)
+        return refusal.code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"install.py: {where}{error.strerror or error}", file=sys.stderr)
+        return STORAGE
+    except KeyboardInterrupt:
+        print("install.py: stopped; what was installed stays", file=sys.stderr)
+        return CANCELLED
+
+
+def work(asked: argparse.Namespace) -> int:
+    """Do what is asked, in the order of the module's rules."""
     check_machine()
     if not asked.digest and not asked.no_digest:
         raise Refusal(
@@ -542,23 +560,5 @@ def main() -> int:
     return 0
 
 
-def guarded(run: Callable[[], int]) -> int:
-    """Run, and turn what went wrong into a message and an exit code."""
-    try:
-        return run()
-    except Refusal as refusal:
-        print(f"install.py: {refusal.message}", file=sys.stderr)
-        if refusal.hint:
-            print(f"hint: {refusal.hint}", file=sys.stderr)
-        return refusal.code
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"install.py: {where}{error.strerror or error}", file=sys.stderr)
-        return STORAGE
-    except KeyboardInterrupt:
-        print("install.py: stopped; what was installed stays", file=sys.stderr)
-        return CANCELLED
-
-
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(main())
