@@ -272,7 +272,6 @@ def install(prefix: Path, digest: str, files: Mapping[str, bytes]) -> Path:
         Refusal: The prefix is not for this, another one is at work, or the new airpack does not start.
         OSError: The disk.
     """
-    os.umask(0o022)
     with _locked(prefix):
         _prune(prefix)
         new = _free_name(prefix / "versions", f"{KIT['airpack']}-{digest[:12]}")
@@ -523,6 +522,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Check, and install; return the exit code."""
     asked = arguments()
+    os.umask(0o022)  # what is installed is for everybody, whoever installs it
     try:
         return work(asked)
     except Refusal as refusal:

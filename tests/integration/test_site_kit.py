@@ -155,7 +155,9 @@ def test_a_whole_kit_installs_and_runs(new_kit: Callable[..., Kit], tmp_path: Pa
 
 def test_it_works_under_an_odd_umask_and_for_everybody(new_kit: Callable[..., Kit], tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
-    new_kit().install(prefix, umask=0o777).expect(0)
+    kit = new_kit()
+    kit.install(prefix, umask=0o777).expect(0)
+    kit.install(prefix, "--check", umask=0o777).expect(0)
     modes = {path: path.lstat().st_mode & 0o777 for path in prefix.rglob("*") if not path.is_symlink()}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o755}
     assert modes.pop(prefix / ".lock") == 0o600
@@ -474,6 +476,11 @@ def test_the_old_one_stays_as_the_fallback(new_kit: Callable[..., Kit], tmp_path
     assert run(prefix / "previous/bin/airpack", "--version").text == "airpack, version 2.0.0\n"
     new_kit("4.0.0").install(prefix).expect(0)
     assert len(list((prefix / "versions").iterdir())) == 3  # what was replaced just now goes with the next run
+    # By hand, as the how-to has it.
+    back = 'ln -sfn "$(readlink $P/previous)" $P/current'
+    assert back.replace("$P", "/opt/airpack") in (REPOSITORY / "docs/howto/reach-a-site.md").read_text()
+    run("sh", "-c", back, env={**os.environ, "P": str(prefix)}).expect(0)
+    assert version_of(prefix) == "3.0.0"
 
 
 def test_the_same_kit_again_installs_again_and_keeps_the_fallback(new_kit: Callable[..., Kit], tmp_path: Path) -> None:
@@ -666,7 +673,8 @@ def test_the_lock_is_read_whole() -> None:
 
 def test_a_marker_is_asked_for_the_site_and_not_for_this_machine() -> None:
     (older, never) = site_kit.read_lock(
-        'a==1 ; python_version < "3.12" \\\n    --hash=sha256:00\nb==1 ; sys_platform == "win32" \\\n    --hash=sha256:00\n'
+        'a==1 ; python_version < "3.12" \\\n    --hash=sha256:00\n'
+        'b==1 ; sys_platform == "win32" \\\n    --hash=sha256:00\n'
     )
     assert site_kit.Target("3.11", "linux/amd64", 36).holds(older.requirement.marker)
     assert not site_kit.Target("3.12", "linux/amd64", 36).holds(older.requirement.marker)
