@@ -28,6 +28,9 @@ import sys
 # `python3 install.py` would import hashlib from the folder of this file, where anything may lie; -I does not.
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]
+if sys.platform != "linux":
+    print("install.py: this kit is for Linux; this is " + sys.platform, file=sys.stderr)
+    sys.exit(12)
 
 import argparse
 import compileall

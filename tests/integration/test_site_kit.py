@@ -550,6 +550,44 @@ def test_a_disk_that_takes_no_more_leaves_the_old_one(new_kit: Callable[..., Kit
     assert (links(prefix), sorted(prefix.rglob("*"))) == before
 
 
+ONCE = """\
+import os, runpy, shutil, sys
+
+kit, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
+opened = []
+
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        opened.append(os.path.basename(arguments[0]))
+    if event == "os.mkdir" and os.path.isdir(kit):
+        shutil.rmtree(kit)
+
+
+sys.addaudithook(hook)
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    print("opened", *opened)
+"""
+
+
+def test_the_medium_is_read_once_and_can_be_gone_once_it_is_checked(
+    new_kit: Callable[..., Kit], tmp_path: Path
+) -> None:
+    """The first folder that the installer makes takes the kit away: what is installed comes from what was checked."""
+    kit, prefix = new_kit(), tmp_path / "prefix"
+    names = [path.name for path in kit.folder.rglob("*") if path.is_file()]
+    words = ["--prefix", prefix, "--digest", kit.digest]
+    done = run(sys.executable, "-I", "-S", "-c", ONCE, kit.folder, kit.folder / "install.py", *words).expect(0)
+    assert not kit.folder.exists()
+    assert version_of(prefix) == "1.0.0"
+    opened = done.text.split("opened", 1)[1].split()
+    names.remove("install.py")  # which Python opens by itself too, as the program
+    # The list is opened once more to be written, into the install.
+    assert {name: opened.count(name) for name in names} == dict.fromkeys(names, 1) | {"SHA256SUMS": 2}
+
+
 KILLER = """\
 import os, runpy, signal, sys
 
