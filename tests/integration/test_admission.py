@@ -492,6 +492,21 @@ def test_a_package_for_a_newer_airpack_is_refused_politely(gate: Gate, carried: 
     assert "newer airpack" in error["hint"]
 
 
+def test_a_form_that_only_a_newer_airpack_reads_is_refused_as_that_and_not_as_damage(
+    gate: Gate, carried: Path, forger: Any
+) -> None:
+    head = forger.read(carried)
+    later = json.loads(forger.manifest(head).emit()) | {
+        "schema": "airpack.package/2",
+        "needs_airpack": "99.0.0",
+        "x": 1,
+    }
+    forger.write(carried, forger.packed(head, canonical.emit(later)))
+    error = gate.refuses(carried, 12, "policy", "package")
+    assert error["context"] == {"have": airpack.__version__, "needs": "99.0.0"}
+    assert "release of the product airpack" in error["hint"]
+
+
 def signed_manifests() -> dict[str, Callable[[dict[str, Any]], object]]:
     """Return what a packer with a right key may write into a manifest, by name."""
 

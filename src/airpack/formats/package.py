@@ -122,8 +122,7 @@ class PackageManifest:
     def parse(cls, data: bytes) -> Self:
         """Return the manifest in `data`, whose signature has been checked.
 
-        A `needs_airpack` newer than this airpack is no error here: the caller compares it with `is_newer` and can then
-        refuse by name of the version that is needed.
+        A `needs_airpack` newer than this airpack is no error here: the caller asks `read_needs` first.
 
         Raises:
             IntegrityError: Not canonical JSON, a wrong, missing or unknown field, or numbers that contradict each
@@ -143,6 +142,19 @@ class PackageManifest:
         fields.done()
         _check_whole(manifest, fields)
         return manifest
+
+
+def read_needs(data: bytes) -> str:
+    """Return the `needs_airpack` of a manifest of any schema, whose signature has been checked.
+
+    It stands at the same place in every schema to come, so that a reader that is too old can name the version that it
+    should be (docs/spec/package.md section 3). Compare it with `is_newer` before `parse`.
+
+    Raises:
+        IntegrityError: Not canonical JSON, or without a `needs_airpack` that is well formed.
+    """
+    fields = Fields(canonical.parse_canonical(data, what=_WHAT, limit=Limits.HEAD), what=_WHAT)
+    return _matching(fields, "needs_airpack", _NUMBERS)
 
 
 def header_of(volumes: tuple[VolumeInfo, ...], payload: Digest, position: int) -> volume.Header:

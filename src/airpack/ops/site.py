@@ -192,7 +192,16 @@ class Site:
     @cached_property
     def key(self) -> PrivateKey:
         """The site's evidence key. It signs unattended, so its file is protected by its mode alone."""
-        return PrivateKey.from_pem(fsops.read_private(self.root / "evidence/site.key", Limits.DOCUMENT), None)
+        path = self.root / "evidence/site.key"
+        try:
+            pem = fsops.read_private(path, Limits.DOCUMENT)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"the site's evidence key is not there: no file {path}",
+                hint="put back its copy, with mode 0600; without one, docs/howto/reach-a-site.md says what is left",
+                path=str(path),
+            ) from error
+        return PrivateKey.from_pem(pem, None)
 
     @property
     def public_key(self) -> PublicKey:

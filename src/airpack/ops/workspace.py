@@ -216,7 +216,8 @@ class Workspace:
         except NotFoundError as error:
             raise NotFoundError(
                 f"the private key of role '{role}' is not in this workspace: no file {path}",
-                hint="private keys stay where `airpack init` made them: run this command there",
+                hint="private keys stay where `airpack init` made them: run this command there, or put back a copy; "
+                "without one, docs/howto/reach-a-site.md says what is left",
                 path=str(path),
             ) from error
 

@@ -33,7 +33,7 @@ from airpack.errors import (
 from airpack.formats import bundle, dsse, head
 from airpack.formats.compat import CompatDoc
 from airpack.formats.head import Head
-from airpack.formats.package import PAYLOAD_TYPE, PackageManifest, is_newer
+from airpack.formats.package import PAYLOAD_TYPE, PackageManifest, is_newer, read_needs
 from airpack.formats.release import Release, read_release
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, Role, TrustPolicy
@@ -145,8 +145,8 @@ def admit(data: bytes, *, refresh: Callable[[Head], TrustedChannel], have: str, 
         found(f"{len(policy.roles)} roles, {len(revocations.releases)} revocations")
     with steps.step("package") as found:
         payload = _verified_package(parsed.package, policy.role("packer"))
+        _check_version(read_needs(payload), have)
         manifest = PackageManifest.parse(payload)
-        _check_version(manifest, have)
         found(f"{len(manifest.files)} files in {len(manifest.volumes)} volumes, signed by the packer")
     with steps.step("release") as found:
         release = _release(parsed, channel, manifest)
@@ -174,12 +174,14 @@ def _verified_package(envelope: bytes, role: Role) -> bytes:
     return signing.verify([parsed], keys=signing.role_keys(role), threshold=role.threshold, payload_type=PAYLOAD_TYPE)
 
 
-def _check_version(manifest: PackageManifest, have: str) -> None:
-    if is_newer(manifest.needs_airpack, have):
+def _check_version(needs: str, have: str) -> None:
+    """Refuse by name of the version that is needed, before a form that only a newer airpack reads is called damaged."""
+    if is_newer(needs, have):
         raise PolicyError(
-            f"this package needs airpack {manifest.needs_airpack} or newer; this is airpack {have}",
-            hint="bring a newer airpack to this site first",
-            needs=manifest.needs_airpack,
+            f"this package needs airpack {needs} or newer; this is airpack {have}",
+            hint="bring a newer airpack to this site first: import and activate the channel's release of the product "
+            "airpack and run the install.py in it, or ask for a site kit (docs/howto/reach-a-site.md)",
+            needs=needs,
             have=have,
         )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airpack.errors import IntegrityError
 from airpack.formats import canonical
-from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
+from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer, read_needs
 from airpack.formats.volume import Header
 from airpack.types import Digest, Limits
 
@@ -140,6 +140,19 @@ def test_a_package_for_a_newer_airpack_is_still_read() -> None:
 
     assert PackageManifest.parse(newer.emit()) == newer
     assert is_newer(newer.needs_airpack, "0.1.0")
+
+
+def test_a_manifest_of_any_schema_says_which_airpack_it_needs() -> None:
+    assert read_needs(SMALL.emit()) == "0.1.0"
+    assert read_needs(b'{"needs_airpack":"2.0.0","schema":"airpack.package/9","unheard":"of"}') == "2.0.0"
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b'{"needs_airpack":"2"}', b'{"needs_airpack":2}', b'{ "needs_airpack":"2.0.0"}']
+)
+def test_a_manifest_that_does_not_say_it_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        read_needs(data)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,12 @@ class TestOpen:
             _ = Site.open(site.root).key
         assert caught.value.hint.startswith("chmod 600")
 
+    def test_an_evidence_key_that_is_lost_is_named_with_what_is_left(self, site: Site) -> None:
+        (site.root / "evidence/site.key").unlink()
+        with pytest.raises(NotFoundError, match="evidence key is not there") as caught:
+            _ = Site.open(site.root).key
+        assert "docs/howto/reach-a-site.md" in caught.value.hint
+
 
 class TestPolicy:
     def test_is_read_with_its_digest(self) -> None:

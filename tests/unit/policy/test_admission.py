@@ -298,6 +298,8 @@ class TestRefused:
             Desk(changes={"needs_airpack": "9.0.0"}).admit()
         assert caught.value.context == {"needs": "9.0.0", "have": "0.1.0"}
         assert "newer airpack" in caught.value.hint
+        assert "release of the product airpack" in caught.value.hint
+        assert "site kit" in caught.value.hint
 
 
 class TestFormats:
