@@ -96,7 +96,7 @@ def files() -> list[Path]:
     found = []
     for parent, folders, names in os.walk(ROOT):
         folders[:] = sorted(name for name in folders if not _is_skipped(Path(parent, name)))
-        found += [Path(parent, name).relative_to(ROOT) for name in sorted(names)]
+        found += [Path(parent, name).relative_to(ROOT) for name in sorted(names) if name != ".git"]  # a worktree's
     return found
 
 
