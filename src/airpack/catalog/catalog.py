@@ -4,6 +4,7 @@ SQLite in TRUNCATE + FULL: of the modes that were measured against power cuts, W
 that had been acknowledged. The settings are read back, and a database that does not take them is refused.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, CursorResult, Engine, Row, create_engine, delete, event, func, select, text, update
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    Integer,
+    Row,
+    String,
+    cast,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
@@ -23,6 +39,13 @@ from airpack.types import Digest, Standing, State
 
 _PRAGMAS: Final = {"journal_mode": "truncate", "synchronous": "2", "foreign_keys": "1"}
 _BUSY_SECONDS: Final = 5
+_UNDECODABLE: Final = "Could not decode to UTF-8"
+# Counts the transaction that it is part of.
+_COUNT: Final = (
+    insert(schema.meta)
+    .values(key=schema.REVISION, value="1")
+    .on_conflict_do_update(index_elements=["key"], set_={"value": cast(cast(schema.meta.c.value, Integer) + 1, String)})
+)
 _RESTORE: Final = "put the site's folder back from a backup, or make a new site and import its releases again"
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 # SQLITE_ERROR: a table or a column is not there.
@@ -121,6 +144,7 @@ class Catalog:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         with _translated(self._path), self._engine.begin() as connection:
+            connection.execute(_COUNT)
             yield connection
 
     @contextmanager
@@ -132,6 +156,37 @@ class Catalog:
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
+
+    def revision(self) -> int:
+        """Return how many transactions changed this catalog, 0 where none was ever counted (ADR 13).
+
+        Raises:
+            IntegrityError: The catalog is damaged.
+        """
+        with self._read() as connection:
+            found = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == schema.REVISION)).scalar()
+        if found is not None and not (found.isascii() and found.isdecimal()):
+            raise IntegrityError(f"the catalog is damaged: its revision is {found!r}", hint=_RESTORE)
+        return int(found or 0)
+
+    def digest(self) -> Digest:
+        """Return the SHA-256 of all rows of all tables, in the order of their keys.
+
+        Of the rows and not of the file: what SQLite leaves in free pages says nothing, and differs after a crash.
+
+        Raises:
+            IntegrityError: The catalog is damaged.
+            StorageError: It cannot be read.
+        """
+        hasher = hashlib.sha256()
+        with self._read() as connection:
+            for table in schema.metadata.sorted_tables:
+                # By bytes and kind, so that text that is no UTF-8 any more is hashed like all else.
+                cells = [cell for column in table.columns for cell in (func.typeof(column), func.hex(column))]
+                hasher.update(f"{table.name}\n".encode())
+                for row in connection.execute(select(*cells).order_by(*table.primary_key.columns)):
+                    hasher.update(f"{' '.join(row)}\n".encode())
+        return Digest(f"sha256:{hasher.hexdigest()}")
 
     def check(self) -> list[str]:
         """Return what the database itself finds wrong, empty when nothing."""
@@ -365,6 +420,8 @@ def _refusal(error: DatabaseError, path: Path) -> AirpackError:
     """Return what SQLite's result code (sqlite.org/rescode.html) means for the user."""
     reason, place = str(error.orig), str(path)
     code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    if reason.startswith(_UNDECODABLE):  # the reader in Python refuses it, without a code of SQLite's
+        code = sqlite3.SQLITE_CORRUPT
     if code in _BUSY:
         return BusyError(f"the catalog {path} is in use: {reason}", hint="try again in a moment", path=place)
     if code == sqlite3.SQLITE_CONSTRAINT:
