@@ -39,6 +39,9 @@ from airpack.types import Digest, Standing, State
 
 _PRAGMAS: Final = {"journal_mode": "truncate", "synchronous": "2", "foreign_keys": "1"}
 _BUSY_SECONDS: Final = 5
+_KINDS: Final = {
+    column.name: column.type.python_type for table in schema.metadata.sorted_tables for column in table.columns
+}
 _UNDECODABLE: Final = "Could not decode to UTF-8"
 # Counts the transaction that it is part of.
 _COUNT: Final = (
@@ -165,7 +168,7 @@ class Catalog:
         """
         with self._read() as connection:
             found = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == schema.REVISION)).scalar()
-        if found is not None and not (found.isascii() and found.isdecimal()):
+        if found is not None and not (isinstance(found, str) and found.isascii() and found.isdecimal()):
             raise IntegrityError(f"the catalog is damaged: its revision is {found!r}", hint=_RESTORE)
         return int(found or 0)
 
@@ -240,7 +243,7 @@ class Catalog:
         if release is not None:
             query = query.where(schema.release_blobs.c.release == str(release))
         with self._read() as connection:
-            return {Digest(row.digest): int(row.size) for row in connection.execute(query)}
+            return {Digest(row.digest): row.size for row in map(_typed, connection.execute(query))}
 
     def set_state(self, digest: Digest, state: State, *, tries: int | None = None, proven: bool | None = None) -> None:
         """Store where a release stands; `tries` and `proven` stay as they are when None.
@@ -274,7 +277,8 @@ class Catalog:
         if product is not None:
             query = query.where(schema.generations.c.product == product)
         with self._read() as connection:
-            return [Generation(row.product, row.number, Digest(row.release)) for row in connection.execute(query)]
+            rows = map(_typed, connection.execute(query))
+            return [Generation(row.product, row.number, Digest(row.release)) for row in rows]
 
     def drop_generation(self, generation: Generation) -> None:
         """Forget a generation whose tree is gone."""
@@ -289,13 +293,15 @@ class Catalog:
     def products(self) -> list[str]:
         """Return the names of all products."""
         with self._read() as connection:
-            return list(connection.execute(select(schema.products.c.name).order_by(schema.products.c.name)).scalars())
+            query = select(schema.products.c.name).order_by(schema.products.c.name)
+            return [row.name for row in map(_typed, connection.execute(query))]
 
     def floor(self, product: str) -> int:
         """Return the highest sequence of `product` that proved good here, 0 for none."""
         with self._read() as connection:
             query = select(schema.products.c.floor).where(schema.products.c.name == product)
-            return int(connection.execute(query).scalar() or 0)
+            row = connection.execute(query).one_or_none()
+            return int(_typed(row).floor) if row is not None else 0
 
     def active(self, product: str) -> Generation | None:
         """Return the generation that `current` points to, or None."""
@@ -307,7 +313,7 @@ class Catalog:
         query = select(schema.generations).select_from(joined).where(column.name == product)
         with self._read() as connection:
             row = connection.execute(query).one_or_none()
-        return Generation(row.product, row.number, Digest(row.release)) if row is not None else None
+        return Generation(row.product, row.number, Digest(row.release)) if row is not None and _typed(row) else None
 
     def confirm(self, generation: Generation, sequence: int) -> None:
         """Make `generation` the active one, its release known good, and raise the floor to `sequence`, at once.
@@ -360,7 +366,7 @@ class Catalog:
         claimed = select(schema.release_blobs.c.blob)
         query = select(schema.blobs.c.digest).where(schema.blobs.c.digest.not_in(claimed))
         with self._read() as connection:
-            return [Digest(name) for name in connection.execute(query).scalars()]
+            return [Digest(row.digest) for row in map(_typed, connection.execute(query))]
 
 
 def _activate(connection: Connection, product: str, number: int | None) -> None:
@@ -432,7 +438,16 @@ def _refusal(error: DatabaseError, path: Path) -> AirpackError:
     return StorageError(f"the catalog {path} cannot be used: {reason}", hint=hint, path=place)
 
 
+def _typed(row: Any) -> Any:
+    """Hold a row to the kinds of its columns: SQLite does not, and a flipped bit makes text a blob."""
+    for name, value in row._mapping.items():  # noqa: SLF001, public in SQLAlchemy despite its name
+        if not isinstance(value, _KINDS[str(name)]):
+            raise IntegrityError(f"the catalog is damaged: {name} is {value!r:.80}", hint=_RESTORE)
+    return row
+
+
 def _release(row: Row[Any]) -> ReleaseRow:
+    _typed(row)
     if row.state not in set(State):
         raise IntegrityError(f"the catalog is damaged: {row.digest} is in state {row.state!r}", hint=_RESTORE)
     return ReleaseRow(

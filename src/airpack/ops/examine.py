@@ -24,10 +24,10 @@ from airpack.ops.generations import damage, load_release
 from airpack.ops.receipts import check_receipt, kept_path, receipt_path
 from airpack.ops.site import TRUST_ROLES, Site
 from airpack.ops.trials import read_probe
-from airpack.ops.trust import recorded_state, state_files, stored_channel
+from airpack.ops.trust import recorded_state, staged_trust, state_files, stored_channel
 from airpack.ops.witness import Recorded, changed_catalog
 from airpack.store.blobs import hash_file
-from airpack.types import Check, Digest, Limits, Reporter, State
+from airpack.types import Check, Digest, Limits, Reporter, Silent, State
 
 LOG: Final = "evidence/log"
 PUBLIC_KEY: Final = "evidence/site.pub"
@@ -192,6 +192,11 @@ def problem(check: str, what: str, error: AirpackError, remedy: Remedy, blob: Di
     """Return the finding that `error` is."""
     checked = not isinstance(error, StorageError | BusyError)
     return Finding(check, f"{what}: {error.message}", remedy, checked=checked, blob=blob)
+
+
+def look_at_trust(site: Site) -> list[Finding]:
+    """Look at the trust state alone."""
+    return _Look(site, Silent()).parts()["trust"]()[1]
 
 
 class _Look:
@@ -407,6 +412,9 @@ class _Look:
 
     def _trust(self) -> Looked:
         site, recorded = self._site, self._recorded
+        if self._log is None and (staged := staged_trust(site)) is not None:
+            line = f"trust: {staged.name} went on record, and trust/current does not say so"
+            return "", [Finding("trust", line, Remedy.REPAIR)]
         remedy = (
             Remedy.PACKAGE if recorded and all(recorded.versions[role].value for role in TRUST_ROLES) else Remedy.BACKUP
         )
@@ -415,7 +423,7 @@ class _Look:
         error = _attempt(site.check_root)
         if error is not None:
             return f"{_NOT_CHECKED}: root.json does not hold", []
-        lines = self._trust_files()
+        lines = _got(self._trust_files)[0] or []
         channel, error = _got(lambda: stored_channel(site))
         if error is not None:
             return "", [*_trust_findings(lines, remedy), problem("trust", "trust", error, remedy)]

@@ -1,6 +1,7 @@
 """fsck and gc: is everything there as it was verified, and what need not be kept any more."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from airpack.ops.activate import active_release
 from airpack.ops.examine import HELP, Examined, examine
 from airpack.ops.generations import remove
 from airpack.ops.medium import find_head
-from airpack.ops.recover import exclusive, locked
+from airpack.ops.recover import exclusive, locked, recover
 from airpack.ops.repair import Repaired, can_record, carry_out, plan
 from airpack.ops.site import Site, recorded
 from airpack.ops.witness import changed_catalog
@@ -108,11 +109,16 @@ def fsck(
 
 
 def _repair(site: Site, first: Examined, heads: Sequence[Path], reporter: Reporter) -> Fsck:
-    if not first.findings:
-        return Fsck(first, Repaired(dry_run=False))
     if not can_record(first):
         # Law 8: what cannot go on record is not done.
         return Fsck(first, Repaired(dry_run=False, refused="the evidence log takes no records, so nothing is changed"))
+    if first.holds("catalog"):
+        with suppress(AirpackError):  # what it could not do, the second look finds
+            recover(site)
+    if not first.findings:
+        result = Fsck(first, Repaired(dry_run=False))
+        _record(site, result)
+        return result
     corr = site.log.intent(Event.FSCK, data={"damaged": len(first.findings), "packages": len(heads)})
     repaired = carry_out(site, first, heads, reporter)
     left = examine(site, reporter)

@@ -118,8 +118,8 @@ def _clear_temporary(site: Site) -> None:
     for path in (site.root / "generations").glob("*/*"):
         if path not in kept:
             fsops.remove_tree(path)
-    in_force = site.trust
-    for path in (site.root / "trust").iterdir():
+    in_force = site.trust_or_none  # its loss is no reason to bar the way to what is known good, nor to clear the rest
+    for path in (site.root / "trust").iterdir() if in_force else ():
         if path.is_dir() and not path.is_symlink() and path != in_force:
             fsops.remove_tree(path)
 

@@ -10,12 +10,12 @@ The order, each step where the one it rests on holds; what fails is said, and th
     1. root.json, site.toml, site.pub: from the log's first record, the site's key, and roots of the pinned digest
     2. trust/: made anew from a package, as an import would, and never below the versions on record
     3. blobs: from packages, through the quarantine
-    4. what a crash left, links: as before every command
-    5. generations: those that are not whole are made again
-    6. receipts: from the catalog
+    4. generations: those that are not whole are made again
+    5. receipts: from the catalog
 
-The log is never touched, and where it takes no records nothing is done. Where the catalog is damaged, or older than the
-log, steps 3 to 6 are left: it is what they go by.
+Links, and what a crash left, were put right before, as before every command. The log is never touched, and where it
+takes no records nothing is done. Where the catalog is damaged, or older than the log, steps 3 to 5 are left: it is what
+they go by.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,12 +31,11 @@ from airpack.formats import head as heads_format
 from airpack.formats.head import Head
 from airpack.formats.package import PackageManifest
 from airpack.formats.trust import POLICY_TARGET, TrustPolicy
-from airpack.ops.examine import PUBLIC_KEY, Examined, Remedy, recorded_identity
+from airpack.ops.examine import PUBLIC_KEY, Examined, Remedy, look_at_trust, recorded_identity
 from airpack.ops.generations import renew
 from airpack.ops.medium import read_head
 from airpack.ops.quarantine import fetch
 from airpack.ops.receipts import check_receipt, write_receipt
-from airpack.ops.recover import recover
 from airpack.ops.site import Site
 from airpack.ops.trust import apply_revocations, rebuild_trust, stored_channel
 from airpack.policy.admission import open_package
@@ -135,13 +134,12 @@ def carry_out(site: Site, found: Examined, heads: Sequence[Path], reporter: Repo
         step("site.toml", lambda: _rewrite(site, "site.toml", _identity(site), done))
     if not found.holds("evidence"):
         step(PUBLIC_KEY, lambda: _rewrite(site, PUBLIC_KEY, site.public_key.pem, done))
-    if not found.holds("trust"):
+    if not found.holds("site", "trust"):  # where the root did not hold, nobody could look at what rests on it
         step("trust", lambda: _restore_trust(site, heads, done))
     if not found.holds("catalog"):
-        done.failed.append("blobs, links, generations, receipts: the catalog does not hold, and they go by it")
+        done.failed.append("blobs, generations, receipts: the catalog does not hold, and they go by it")
         return done
     step("blobs", lambda: _restore_blobs(site, found, heads, done, reporter))
-    step("recovery", lambda: recover(site))
     _renew_trees(site, done)
     if not found.holds("receipts"):
         _rewrite_receipts(site, done)
@@ -201,7 +199,9 @@ def _roots(site: Site, heads: Sequence[Path]) -> Iterator[bytes]:
 
 
 def _restore_trust(site: Site, heads: Sequence[Path], done: Repaired) -> None:
-    """Make the trust state anew from the first package that does; each refusal is said."""
+    """Make the trust state anew, where it does not hold, from the first package that does; each refusal is said."""
+    if not look_at_trust(site):
+        return
     refusals = []
     for head in heads:
         try:

@@ -274,6 +274,14 @@ class Site:
                 path=str(link),
             ) from error
 
+    @property
+    def trust_or_none(self) -> Path | None:
+        """The folder of the trust state that is in force, None where nothing says which it is."""
+        try:
+            return self.trust
+        except IntegrityError:
+            return None
+
     def stage_trust(self, state: Path) -> Path:
         """Make a refreshed copy of the trust state durable beside the one in force, and return its folder there."""
         number = max((int(path.name) for path in self._trust_states()), default=0) + 1

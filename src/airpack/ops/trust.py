@@ -110,12 +110,22 @@ def rebuild_trust(site: Site, head: Head) -> None:
 
 def finish_promotion(site: Site) -> None:
     """Put in force the trust state that went on record just before a crash; what did not is left to be cleared away."""
-    in_force = site.trust
+    staged = staged_trust(site)
+    if staged is not None:
+        site.promote_trust(staged)
+
+
+def staged_trust(site: Site) -> Path | None:
+    """Return the trust state that the newest record names, where it is there and not in force; None otherwise.
+
+    Raises:
+        IntegrityError: The log does not hold.
+        StorageError: Log or state cannot be read.
+    """
+    in_force = site.trust_or_none
     others = [path for path in (site.root / "trust").iterdir() if path.name.isdigit() and path != in_force]
-    recorded = recorded_state(site) if others else None
-    for path in others:
-        if recorded is not None and state_files(path) == recorded:
-            site.promote_trust(path)
+    known = recorded_state(site) if others else None
+    return next((path for path in others if known is not None and state_files(path) == known), None)
 
 
 def recorded_state(site: Site) -> tuple[str, ...] | None:
