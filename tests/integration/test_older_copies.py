@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from airpack.formats.trust import Revocations
+from airpack.ops.import_ import import_package
 from airpack.ops.recover import exclusive
 from airpack.ops.site import Site
 from airpack.types import Digest
@@ -142,6 +143,43 @@ def test_revocations_come_back_with_the_newest_package(
     put_back(aged, tmp_path / "old", "trust")
     aged.run("import", media["1.2.0"], expect=13)
     assert aged.run("rollback", "tool", "--to", "1.0.0", expect=12).json["error"]["code"] == "policy"
+
+
+def test_a_refresh_that_is_on_record_is_in_force_after_a_crash(
+    aged: Any, media: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state stands beside the old one before the record is made; recovery needs only to switch the link."""
+
+    def cut(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Site, "promote_trust", cut)
+        with pytest.raises(KeyboardInterrupt):
+            import_package(Site.open(aged.folder), media["1.2.0"])
+    assert any("trust/current does not say so" in line for line in aged.run("fsck", expect=10).json["damage"])
+    aged.run("gc")
+    assert aged.run("fsck").json["ok"] is True
+    assert aged.run("status").json["warnings"] == []
+    assert len(list((aged.folder / "trust").iterdir())) == 2
+
+
+def test_a_refresh_that_did_not_go_on_record_is_cleared_away(
+    aged: Any, media: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = aged.current("tool"), (aged.folder / "trust/current").readlink()
+
+    def cut(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("airpack.evidence.log.EvidenceLog.note", cut)
+        with pytest.raises(KeyboardInterrupt):
+            import_package(Site.open(aged.folder), media["1.2.0"])
+    aged.run("gc")
+    assert (aged.current("tool"), (aged.folder / "trust/current").readlink()) == before
+    assert aged.run("fsck").json["ok"] is True
+    assert len(list((aged.folder / "trust").iterdir())) == 2
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------

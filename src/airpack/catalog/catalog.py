@@ -9,10 +9,12 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     CursorResult,
     Engine,
@@ -184,11 +186,15 @@ class Catalog:
         hasher = hashlib.sha256()
         with self._read() as connection:
             for table in schema.metadata.sorted_tables:
-                # By bytes and kind, so that text that is no UTF-8 any more is hashed like all else.
-                cells = [cell for column in table.columns for cell in (func.typeof(column), func.hex(column))]
+                # By bytes and kind, so that text that is no UTF-8 any more is hashed like all else; the kinds are words
+                # without capitals, the bytes digits and capitals, so that no two rows give one line.
+                cells: list[ColumnElement[Any]] = [
+                    part for column in table.columns for part in (func.typeof(column), func.hex(column))
+                ]
+                line = reduce(lambda left, right: left.concat(right), cells)
                 hasher.update(f"{table.name}\n".encode())
-                for row in connection.execute(select(*cells).order_by(*table.primary_key.columns)):
-                    hasher.update(f"{' '.join(row)}\n".encode())
+                for text_of_row in connection.execute(select(line).order_by(*table.primary_key.columns)).scalars():
+                    hasher.update(f"{text_of_row}\n".encode())
         return Digest(f"sha256:{hasher.hexdigest()}")
 
     def check(self) -> list[str]:

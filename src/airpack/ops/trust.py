@@ -19,7 +19,7 @@ from airpack.ops.witness import Recorded, check_versions, version_key
 from airpack.store.blobs import hash_file
 from airpack.types import State
 
-_RESTORE = "put the folder `trust` back from a backup, or make a new site and import its releases again"
+_RESTORE = "airpack fsck --repair PACKAGE, with the newest package there is, makes the trust state anew"
 FILES = "trust_files"
 """Fact in the record of a refresh: the files of the state that it brought."""
 _ATTEMPTS = 3  # to copy a trust state that imports keep replacing
