@@ -320,18 +320,16 @@ def test_a_killed_fsck_repair_is_done_by_the_next_one(
     site.run("activate", "tool@1.0.0")
     for name in ("site.toml", "root.json", "evidence/site.pub", "products/tool/current"):
         (site.folder / name).unlink()
-    for file in (site.folder / "store").rglob("*"):
-        if file.is_file():
-            file.unlink()
+    blobs = sorted((site.folder / "store").rglob("?" * 64), key=lambda file: file.stat().st_size)
+    for file in blobs[:2]:
+        file.unlink()
     shutil.rmtree(site.folder / "trust" / (site.folder / "trust/current").readlink())
     for file in (site.folder / "evidence/receipts").iterdir():
         file.write_bytes(b"rotten")
     for at, place in copies(site.folder):
         through = struck(at, partial(repair_at, place, medium))
         check_store(place)
-        assert repair_at(place, medium).ok, f"step {at}"
-        fsck(Site.open(place))
-        gc(Site.open(place))
+        assert repair_at(place, medium).ok, f"step {at}: the second look of the next repair finds nothing"
         assert "open" not in outcomes(place)["fsck"]
         assert (place / "products/tool/current/model/m/weights.safetensors").is_file(), f"step {at}"
         if at % 20 == 0:

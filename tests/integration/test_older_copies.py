@@ -68,6 +68,7 @@ def test_a_catalog_put_back_older_is_said_by_status_and_named_by_fsck(aged: Any,
     put_back(aged, tmp_path / "old", "catalog.db")
     (warning,) = aged.run("status").json["warnings"]
     assert "the catalog is older than the log" in warning
+    assert f"tool/current -> {aged.current()}" in warning, "what runs is what the link says"
     assert any("older than the log" in line for line in aged.run("fsck", expect=10).json["damage"])
     aged.run("gc", expect=10)
     (aged.folder / "catalog.db").write_bytes(newest)

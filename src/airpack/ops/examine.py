@@ -47,7 +47,7 @@ HELP: Final[Mapping[Remedy, str]] = {
     Remedy.PACKAGE: "airpack fsck --repair PACKAGE, with a package that holds it",
     Remedy.REPAIR: "airpack fsck --repair",
     Remedy.GC: "airpack gc",
-    Remedy.BACKUP: "put it back from a backup of the site's folder",
+    Remedy.BACKUP: "put the newest copy back from a backup; catalog.db, trust and evidence belong together",
     Remedy.OPERATOR: "look at it: airpack neither made it nor changes it",
 }
 
@@ -208,6 +208,7 @@ class _Look:
         self._recorded = Recorded.of_log(site) if self._log is None else None
         self._catalog = _attempt(lambda: (site.catalog.releases(), site.catalog.blobs(), site.catalog.generations()))
         self._bad: set[Digest] = set()
+        self._by_rows = Remedy.REPAIR  # of what is made from the catalog's rows; a backup, where those do not hold
 
     def parts(self) -> dict[str, Callable[[], Looked]]:
         """Return the parts by name, in order: what comes later may rest on what came before."""
@@ -294,6 +295,7 @@ class _Look:
         if self._recorded is not None:
             lines += [line for line in (self._recorded.older_catalog(revision), changed_catalog(self._site)) if line]
         found = [Finding("catalog", f"catalog: {line}", Remedy.BACKUP) for line in lines]
+        self._by_rows = Remedy.BACKUP if found else Remedy.REPAIR
         return f"{len(catalog.releases())} releases at revision {revision}", found
 
     # -- the store
@@ -330,7 +332,7 @@ class _Look:
         paths = [*site.store.strays(), *self._stray_links(), *self._stray_receipts()]
         found = [Finding("strays", f"orphan blob {digest}: no release claims it", Remedy.GC) for digest in orphans]
         found += [
-            Finding("strays", f"{path.relative_to(site.root)}: no row names this tree", Remedy.REPAIR)
+            Finding("strays", f"{path.relative_to(site.root)}: no row names this tree", self._by_rows)
             for path in unnamed
             if not path.name.startswith(".")
         ]
@@ -359,7 +361,7 @@ class _Look:
             name = f"generation {generation.product}/{generation.number}"
             row = self._site.catalog.release(generation.release)
             claims = self._site.catalog.blobs(generation.release).keys()
-            remedy = Remedy.PACKAGE if claims & self._bad else Remedy.REPAIR
+            remedy = Remedy.PACKAGE if claims & self._bad else self._by_rows
             if row is None or row.state is State.SUPERSEDED:
                 found.append(Finding("generations", f"{name}: its release is not held", Remedy.GC))
             elif not self._site.tree(generation).is_dir():
@@ -388,7 +390,7 @@ class _Look:
             expected = f"../../generations/{product}/{active.number}" if active else None
             if there != expected:
                 line = f"link {product}/current says {there or 'nothing'}, the catalog {expected or 'nothing'}"
-                found.append(Finding("links", line, Remedy.REPAIR))
+                found.append(Finding("links", line, self._by_rows))
         return f"{len(products)} products run what the catalog says", found
 
     def _receipts(self) -> Looked:
@@ -404,7 +406,7 @@ class _Look:
             if error is not None:
                 what = f"catalog: the receipt of {row.name}"
                 found.append(problem("receipts", what, error, Remedy.BACKUP))
-            found += _receipt_file(site, row, Remedy.BACKUP if error else Remedy.REPAIR)
+            found += _receipt_file(site, row, Remedy.BACKUP if error else self._by_rows)
             found += _kept_receipts(site, row, key)
         return f"{len(rows)} receipts, each signed by the site's key", found
 

@@ -105,10 +105,19 @@ def status(site: Site) -> SiteStatus:
 
 
 def _older(site: Site, channel: TrustedChannel | None, records: Sequence[Record]) -> list[str]:
-    recorded = Recorded.of_records(records)
-    found = [recorded.older_catalog(site.catalog.revision())]
-    found.append(recorded.older_trust(channel.versions if channel else {}))
-    return [line for line in found if line is not None]
+    recorded, found = Recorded.of_records(records), []
+    catalog = recorded.older_catalog(site.catalog.revision())
+    if catalog is not None:
+        # Then the link alone says what runs.
+        links = [f"{name}/current -> {_link(site, name)}" for name in site.catalog.products()]
+        found.append("; ".join([catalog, *links]))
+    trust = recorded.older_trust(channel.versions if channel else {})
+    return found + ([trust] if trust is not None else [])
+
+
+def _link(site: Site, product: str) -> str:
+    link = site.current(product)
+    return str(link.readlink()) if link.is_symlink() else "nothing"
 
 
 def _behind(now: datetime, channel: TrustedChannel | None, records: Sequence[Record]) -> list[str]:
