@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from airpack.crypto.keys import PrivateKey
 from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, StorageError
@@ -71,6 +71,14 @@ class Highest:
 
     value: int
     seq: int
+
+
+class Fact(NamedTuple):
+    """What one record says: its number, what happened, and its `data`."""
+
+    seq: int
+    event: Event
+    data: Mapping[str, Value]
 
 
 class _Told:
@@ -389,8 +397,8 @@ class EvidenceLog:
         line = self._read_told().newest
         return Record.parse(line, what=f"record {self.size - 1}") if line else None
 
-    def facts(self) -> Iterator[tuple[int, Event, Mapping[str, Value]]]:
-        """Yield number, event and `data` of each record, lists as tuples.
+    def facts(self) -> Iterator[Fact]:
+        """Yield what each record says, lists as tuples.
 
         The lines were verified against the signed root, so that they are not read strictly again.
 
@@ -400,7 +408,7 @@ class EvidenceLog:
         for seq, line in self._read():
             fields = json.loads(line)
             data = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["data"].items()}
-            yield seq, Event(fields["event"]), data
+            yield Fact(seq, Event(fields["event"]), data)
 
     def find(self, event: Event, phase: Phase) -> tuple[int, ...]:
         """Return the numbers of all records of `event` and `phase`.

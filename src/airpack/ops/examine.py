@@ -5,7 +5,7 @@ checked. What could not be read is "could not check", never "damaged".
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -13,23 +13,25 @@ from typing import Any, Final, TypeVar
 
 from airpack import fsops
 from airpack.catalog.catalog import ReleaseRow
+from airpack.crypto.client import check_root
 from airpack.crypto.keys import PublicKey
 from airpack.errors import AirpackError, BusyError, IntegrityError, NotFoundError, StorageError
-from airpack.evidence.log import CHECKPOINT
-from airpack.evidence.reading import read_checkpoint, read_records
+from airpack.evidence.log import CHECKPOINT, Fact
+from airpack.evidence.reading import read_records
 from airpack.evidence.records import Event, Record
 from airpack.formats.note import MAX_NOTE, site_origin
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET
 from airpack.ops.generations import damage, load_release
 from airpack.ops.receipts import check_receipt, kept_path, receipt_path
-from airpack.ops.site import TRUST_ROLES, Site
+from airpack.ops.site import FOLDERS, TRUST_ROLES, Site
 from airpack.ops.trials import read_probe
 from airpack.ops.trust import recorded_state, staged_trust, state_files, stored_channel
-from airpack.ops.witness import Recorded, changed_catalog
+from airpack.ops.witness import Recorded, changed_catalog, facts_of
 from airpack.store.blobs import hash_file
 from airpack.types import Check, Digest, Limits, Reporter, Silent, State
 
 LOG: Final = "evidence/log"
+PRIVATE_KEY: Final = "evidence/site.key"
 PUBLIC_KEY: Final = "evidence/site.pub"
 
 
@@ -62,6 +64,7 @@ class Finding:
         remedy: What would help.
         checked: False where it could not be read, so that nobody knows.
         blob: The blob that is damaged or missing, None for other things.
+        hint: What exactly would help, where that is known better than by `remedy`.
     """
 
     check: str
@@ -69,10 +72,16 @@ class Finding:
     remedy: Remedy
     checked: bool = True
     blob: Digest | None = None
+    hint: str = ""
+
+    @property
+    def help(self) -> str:
+        """What would help, for people."""
+        return self.hint or HELP[self.remedy]
 
     def document(self) -> dict[str, Any]:
         """Return the JSON view."""
-        return {"check": self.check, "line": self.line, "remedy": self.remedy.value, "help": HELP[self.remedy]}
+        return {"check": self.check, "line": self.line, "remedy": self.remedy.value, "help": self.help}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +188,9 @@ def examine(site: Site, reporter: Reporter) -> Examined:
             fine, found = part()
         except AirpackError as error:
             fine, found = "", [problem(name, name, error, Remedy.BACKUP)]
+        except OSError as error:
+            unread = StorageError(f"cannot look at {error.filename}: {error.strerror}")
+            fine, found = "", [problem(name, name, unread, Remedy.OPERATOR)]
         findings += found
         detail = "; ".join(finding.line for finding in found[:3]) or fine
         checks.append(Check(name, ok=not found and not fine.startswith(_NOT_CHECKED), detail=detail))
@@ -194,6 +206,19 @@ def problem(check: str, what: str, error: AirpackError, remedy: Remedy, blob: Di
     return Finding(check, f"{what}: {error.message}", remedy, checked=checked, blob=blob)
 
 
+def open_log(site: Site) -> None:
+    """Open the log for records.
+
+    Raises:
+        IntegrityError: It does not hold, or nothing says whose it is.
+        TrustError: It is not signed by the site's key, or others can reach that.
+        StorageError: It cannot be read.
+    """
+    if not site.site_id:
+        raise IntegrityError("neither site.toml nor the log says what site this is")
+    _ = site.log
+
+
 def look_at_trust(site: Site) -> list[Finding]:
     """Look at the trust state alone."""
     return _Look(site, Silent()).parts()["trust"]()[1]
@@ -204,8 +229,14 @@ class _Look:
 
     def __init__(self, site: Site, reporter: Reporter) -> None:
         self._site, self._reporter = site, reporter
-        self._log = _attempt(lambda: site.log)
-        self._recorded = Recorded.of_log(site) if self._log is None else None
+        self._log = _attempt(partial(open_log, site))
+        self._own, self._own_error = _got(lambda: site.public_key)
+        self._stored, self._stored_error = _got(partial(_stored_public_key, site))
+        # Where the log does not hold under the private key, site.pub may show that it is this key which is wrong.
+        signs = self._log is not None and self._stored is not None and self._signs(self._stored)
+        self._key = self._stored if signs else self._own or self._stored
+        self._facts = self._read_facts(self._key)
+        self._recorded = Recorded.of_facts(self._facts) if self._facts is not None else None
         self._catalog = _attempt(lambda: (site.catalog.releases(), site.catalog.blobs(), site.catalog.generations()))
         self._bad: set[Digest] = set()
         self._by_rows = Remedy.REPAIR  # of what is made from the catalog's rows; a backup, where those do not hold
@@ -230,36 +261,35 @@ class _Look:
     # -- evidence and keys
 
     def _evidence(self) -> Looked:
-        site = self._site
-        own, own_error = _got(lambda: site.public_key)
-        stored, stored_error = _got(lambda: _stored_public_key(site))
-        found = []
-        if own_error is not None:
-            found.append(problem("evidence", "evidence/site.key", own_error, Remedy.BACKUP))
-        # Where the log does not hold under the private key, site.pub may show that it is this key which is wrong.
-        other = stored is not None and (own is None or own.der != stored.der) and self._signs(stored)
-        if stored_error is not None:
-            found.append(problem("evidence", PUBLIC_KEY, stored_error, Remedy.REPAIR))
-        elif own is not None and other:
-            found.append(
-                Finding("evidence", f"evidence/site.key: not the key of the log and {PUBLIC_KEY}", Remedy.BACKUP)
-            )
-        elif own is not None and fsops.read_regular(site.root / PUBLIC_KEY, Limits.DOCUMENT) != own.pem:
+        site, own, found = self._site, self._own, []
+        if self._own_error is not None:
+            key = problem("evidence", PRIVATE_KEY, self._own_error, Remedy.BACKUP)
+            found.append(replace(key, hint=self._own_error.hint))
+        elif own is not None and self._key is not None and own.der != self._key.der:
+            found.append(Finding("evidence", f"{PRIVATE_KEY}: not the key of the log and {PUBLIC_KEY}", Remedy.BACKUP))
+        if self._stored_error is not None:
+            found.append(problem("evidence", PUBLIC_KEY, self._stored_error, Remedy.REPAIR))
+        elif self._key is not None and fsops.read_regular(site.root / PUBLIC_KEY, Limits.DOCUMENT) != self._key.pem:
             found.append(Finding("evidence", f"{PUBLIC_KEY}: not the public half of site.key", Remedy.REPAIR))
-        if self._log is not None and not other:
+        if self._facts is None:
+            assert self._log is not None, "a log that was opened can be read"
             found.append(problem("evidence", LOG, self._log, Remedy.BACKUP))
+            return "", found
+        return f"{len(self._facts)} records match the signed checkpoint", found
+
+    def _read_facts(self, key: PublicKey | None) -> list[Fact] | None:
+        """Return what the records say, None where they do not hold; without the private key, site.pub shows it."""
         if self._log is None:
-            return f"{site.log.size} records match the signed checkpoint", found
-        return "", found
+            return list(self._site.log.facts())
+        records, _ = _got(partial(self._read_log, key)) if key is not None and self._site.site_id else (None, None)
+        return facts_of(records) if records is not None else None
 
     def _signs(self, key: PublicKey) -> bool:
         """Return whether `key` signed the log that is there."""
-        return _attempt(lambda: self._read_log(key)) is None
+        return bool(self._site.site_id) and _attempt(partial(self._read_log, key)) is None
 
-    def _read_log(self, key: PublicKey) -> None:
-        origin = site_origin(self._site.site_id)
-        read_checkpoint(self._site.root / LOG, origin=origin, key=key)
-        read_records(self._site.root / LOG, origin=origin, key=key)
+    def _read_log(self, key: PublicKey) -> list[Record]:
+        return read_records(self._site.root / LOG, origin=site_origin(self._site.site_id), key=key)
 
     # -- the site's own files
 
@@ -276,6 +306,8 @@ class _Look:
         if site.site_id:
             error = _attempt(site.check_root)
             found += [problem("site", "root.json", error, Remedy.PACKAGE)] if error else []
+        lost = [name for name in FOLDERS if not (site.root / name).is_dir()]
+        found += [Finding("site", f"{name}: the folder is missing", Remedy.REPAIR) for name in lost]
         error = _attempt(site.policy)
         found += [problem("site", "policy.toml", error, Remedy.OPERATOR)] if error else []
         probes = sorted((site.root / "probes").glob("*.toml"))
@@ -292,8 +324,9 @@ class _Look:
         catalog = self._site.catalog
         lines = catalog.check()
         revision = catalog.revision()
-        if self._recorded is not None:
-            lines += [line for line in (self._recorded.older_catalog(revision), changed_catalog(self._site)) if line]
+        if self._recorded is not None and self._facts is not None:
+            said = self._recorded.older_catalog(revision), changed_catalog(self._site, self._facts)
+            lines += [line for line in said if line]
         found = [Finding("catalog", f"catalog: {line}", Remedy.BACKUP) for line in lines]
         self._by_rows = Remedy.BACKUP if found else Remedy.REPAIR
         return f"{len(catalog.releases())} releases at revision {revision}", found
@@ -349,7 +382,7 @@ class _Look:
 
     def _stray_receipts(self) -> Iterable[Path]:
         releases = {row.digest.hex for row in self._site.catalog.releases()}
-        receipts = (self._site.root / "evidence/receipts").iterdir()
+        receipts = (self._site.root / "evidence/receipts").glob("*")
         return (path for path in receipts if path.name[:64] not in releases or path.suffix != ".json")
 
     # -- what was made of them
@@ -395,8 +428,7 @@ class _Look:
 
     def _receipts(self) -> Looked:
         site = self._site
-        own, _ = _got(lambda: site.public_key)
-        key = own if own is not None and self._log is None else _got(lambda: _stored_public_key(site))[0]
+        key = self._key
         if key is None:
             return f"{_NOT_CHECKED}: neither half of the site's key can be read", []
         rows = site.catalog.releases()
@@ -414,7 +446,7 @@ class _Look:
 
     def _trust(self) -> Looked:
         site, recorded = self._site, self._recorded
-        if self._log is None and (staged := staged_trust(site)) is not None:
+        if (staged := staged_trust(site, self._facts or [])) is not None:
             line = f"trust: {staged.name} went on record, and trust/current does not say so"
             return "", [Finding("trust", line, Remedy.REPAIR)]
         remedy = (
@@ -442,11 +474,14 @@ class _Look:
     def _trust_files(self) -> list[str]:
         """Return which files of the trust state in force are not those that went on record."""
         site = self._site
-        if self._log is not None:
-            return []
-        known = recorded_state(site)
+        known = recorded_state(self._facts or [])
         if known is None:
-            return []
+            # TUF starts from the pinned root and does not look at the copy that the state keeps of it.
+            pinned = site.pinned_root()
+            copy = f"root_history/{check_root(pinned).version}.root.json"
+            path = site.trust / copy
+            same = not path.exists() or fsops.read_regular(path, Limits.ROOT) == pinned
+            return [] if same else [f"{site.trust.name}/{copy}: not the pinned root"]
         now = state_files(site.trust)
         changed = sorted({line.split(" ", 1)[0] for line in {*known} ^ {*now}})
         return [f"{site.trust.name}/{name}: not the file that went on record" for name in changed]

@@ -10,7 +10,7 @@ from airpack import fsops
 from airpack.errors import AirpackError, IntegrityError, StorageError
 from airpack.evidence.records import Event, Outcome, Subject
 from airpack.ops.activate import active_release
-from airpack.ops.examine import HELP, Examined, examine
+from airpack.ops.examine import Examined, examine
 from airpack.ops.generations import remove
 from airpack.ops.medium import find_head
 from airpack.ops.recover import exclusive, locked, recover
@@ -60,13 +60,11 @@ class Fsck:
 
     def error(self) -> AirpackError:
         """Return what there is to raise: damage where any was found, else that not all could be read."""
-        first = self.examined.findings[0]
+        first, more = self.examined.findings[0], len(self.examined.findings) - 1
         kind: type[AirpackError] = IntegrityError if self.examined.damage else StorageError
-        state = "are not as they were verified" if self.examined.damage else "could not be checked"
+        state = "not as it was verified" if self.examined.damage else "could not be checked"
         after = " after the repair" if self.repaired is not None and not self.repaired.dry_run else ""
-        error = kind(
-            f"{len(self.examined.findings)} things {state}{after}, the first: {first.line}", hint=HELP[first.remedy]
-        )
+        error = kind(f"{state}{after}: {first.line}" + (f", and {more} more" if more else ""), hint=first.help)
         error.document = self.document()
         return error
 
@@ -109,7 +107,7 @@ def fsck(
 
 
 def _repair(site: Site, first: Examined, heads: Sequence[Path], reporter: Reporter) -> Fsck:
-    if not can_record(first):
+    if not can_record(site):
         # Law 8: what cannot go on record is not done.
         return Fsck(first, Repaired(dry_run=False, refused="the evidence log takes no records, so nothing is changed"))
     if first.holds("catalog"):
@@ -136,7 +134,7 @@ def _record(site: Site, result: Fsck) -> None:
     data = {"damaged": len(result.examined.findings)}
     if result.ok:
         site.log.note(Event.FSCK, Outcome.DONE, data=data)
-    elif can_record(result.examined):
+    elif can_record(site):
         with recorded(result.error()):
             site.log.note(Event.FSCK, Outcome.FAILED, reason=result.error().code, data=data)
 
@@ -186,7 +184,7 @@ def gc(site: Site, *, dry_run: bool = False) -> Collected:
     """
     with exclusive(site):
         broken = site.catalog.check()
-        broken += [line for line in (changed_catalog(site),) if line]
+        broken += [line for line in (changed_catalog(site, site.log.facts()),) if line]
         if broken:
             raise IntegrityError(f"the catalog is damaged, so nothing is removed: {broken[0]}")
         retired = _retired(site)

@@ -16,7 +16,7 @@ from airpack.evidence.records import Event, Outcome, Record, Subject, clip
 from airpack.formats.times import emit_time
 from airpack.ops.fallback import fall_back
 from airpack.ops.receipts import write_receipt
-from airpack.ops.site import Site, recorded
+from airpack.ops.site import FOLDERS, Site, recorded
 from airpack.ops.trust import finish_promotion
 from airpack.ops.witness import Recorded, check_catalog
 from airpack.policy import lifecycle
@@ -47,6 +47,8 @@ def recover(site: Site) -> None:
         StorageError: The evidence log cannot append; nothing is done then.
     """
     _refuse_older_catalog(site)  # first, because it opens the log: where that does not hold, nothing is touched
+    for name in FOLDERS:
+        fsops.make_dir(site.root / name)
     _note_clock(site)
     _settle_intents(site)
     _settle_trials(site)

@@ -31,7 +31,7 @@ from airpack.formats import head as heads_format
 from airpack.formats.head import Head
 from airpack.formats.package import PackageManifest
 from airpack.formats.trust import POLICY_TARGET, TrustPolicy
-from airpack.ops.examine import PUBLIC_KEY, Examined, Remedy, look_at_trust, recorded_identity
+from airpack.ops.examine import PUBLIC_KEY, Examined, Remedy, look_at_trust, open_log, recorded_identity
 from airpack.ops.generations import renew
 from airpack.ops.medium import read_head
 from airpack.ops.quarantine import fetch
@@ -96,15 +96,19 @@ class Repaired:
         }
 
 
-def can_record(found: Examined) -> bool:
+def can_record(site: Site) -> bool:
     """Return whether the log takes records: it holds, and so does the key that signs it."""
-    return not any(item.check == "evidence" and item.remedy is Remedy.BACKUP for item in found.findings)
+    try:
+        open_log(site)
+    except AirpackError:
+        return False
+    return True
 
 
 def plan(site: Site, found: Examined, heads: Sequence[Path]) -> Repaired:
     """Return what `carry_out` would do; nothing is changed, and no volume is opened."""
     planned = Repaired(dry_run=True)
-    if not can_record(found):
+    if not can_record(site):
         planned.refused = "the evidence log takes no records, so nothing would be changed"
         return planned
     if found.holds("catalog", "trust"):

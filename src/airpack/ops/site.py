@@ -41,6 +41,8 @@ CATALOG_REVISION: Final = "catalog"
 """Fact in every record: the catalog's revision at the time."""
 CATALOG_DIGEST: Final = "catalog_digest"
 """Fact in every record but intents: digest of the catalog's rows at the time."""
+FOLDERS: Final = ("trust", "generations", "products", "probes", "evidence/receipts", "store/blobs/sha256")
+"""Folders that every site has, beside the log's and the quarantine's."""
 _SITE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _POLICY: Final = """\
 # The operator's policy of this site. Its digest goes on record with every decision that rests on it.
@@ -126,7 +128,7 @@ class Site:
             raise InputError(f"{folder} is not an empty folder", hint="choose a new folder for the site")
         folder = folder.resolve()
         site = cls(folder, secrets.token_hex(16), fingerprint, dict(minimum))
-        for name in ("trust/0", "generations", "products", "probes", "evidence/receipts"):
+        for name in (*FOLDERS, "trust/0"):
             fsops.make_dir(folder / name)
         fsops.make_dir(folder / "ingest", 0o700)
         site.store.create()

@@ -13,7 +13,7 @@ from airpack.ops.activate import active_release, brief, find_release
 from airpack.ops.generations import load_release
 from airpack.ops.site import Site
 from airpack.ops.trust import stored_channel
-from airpack.ops.witness import Recorded
+from airpack.ops.witness import Recorded, facts_of
 from airpack.policy import lifecycle
 from airpack.types import State
 
@@ -105,7 +105,7 @@ def status(site: Site) -> SiteStatus:
 
 
 def _older(site: Site, channel: TrustedChannel | None, records: Sequence[Record]) -> list[str]:
-    recorded, found = Recorded.of_records(records), []
+    recorded, found = Recorded.of_facts(facts_of(records)), []
     catalog = recorded.older_catalog(site.catalog.revision())
     if catalog is not None:
         # Then the link alone says what runs.

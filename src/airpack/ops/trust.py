@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from airpack import fsops
 from airpack.crypto.client import TrustedChannel, refresh, reload
 from airpack.errors import IntegrityError, NotFoundError, RevokedError, StorageError, TrustError
+from airpack.evidence.log import Fact
 from airpack.evidence.records import MAX_LIST, Event, Outcome, Subject, Value, clip
 from airpack.formats.head import Head
 from airpack.formats.times import emit_time
@@ -110,33 +111,27 @@ def rebuild_trust(site: Site, head: Head) -> None:
 
 def finish_promotion(site: Site) -> None:
     """Put in force the trust state that went on record just before a crash; what did not is left to be cleared away."""
-    staged = staged_trust(site)
+    staged = staged_trust(site, site.log.facts())
     if staged is not None:
         site.promote_trust(staged)
 
 
-def staged_trust(site: Site) -> Path | None:
-    """Return the trust state that the newest record names, where it is there and not in force; None otherwise.
+def staged_trust(site: Site, facts: Iterable[Fact]) -> Path | None:
+    """Return the trust state that the newest of `facts` names, where it is there and not in force; None otherwise.
 
     Raises:
-        IntegrityError: The log does not hold.
-        StorageError: Log or state cannot be read.
+        StorageError: It cannot be read.
     """
     in_force = site.trust_or_none
-    others = [path for path in (site.root / "trust").iterdir() if path.name.isdigit() and path != in_force]
-    known = recorded_state(site) if others else None
+    others = [path for path in (site.root / "trust").glob("*") if path.name.isdigit() and path != in_force]
+    known = recorded_state(facts) if others else None
     return next((path for path in others if known is not None and state_files(path) == known), None)
 
 
-def recorded_state(site: Site) -> tuple[str, ...] | None:
-    """Return the files of the newest trust state on record, None where no record says them.
-
-    Raises:
-        IntegrityError: The log does not hold.
-        StorageError: It cannot be read.
-    """
+def recorded_state(facts: Iterable[Fact]) -> tuple[str, ...] | None:
+    """Return the files of the newest trust state on record, None where no record says them."""
     newest = None
-    for _, event, data in site.log.facts():
+    for _, event, data in facts:
         if event is Event.TRUST and isinstance(files := data.get(FILES), tuple):
             newest = files
     return newest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from airpack.errors import IntegrityError, RollbackError
-from airpack.evidence.log import Highest
+from airpack.evidence.log import Fact, Highest
 from airpack.evidence.records import Record, Value
 from airpack.ops.site import CATALOG_DIGEST, CATALOG_REVISION, TRUST_ROLES, Site
 
@@ -47,13 +47,13 @@ class Recorded:
         )
 
     @classmethod
-    def of_records(cls, records: Iterable[Record]) -> "Recorded":
-        """Read them from records, for readers that hold no lock: records first, then what they are compared with."""
+    def of_facts(cls, facts: Iterable[Fact]) -> "Recorded":
+        """Read them from what records say: for readers that hold no lock, before what they are compared with."""
         highest: dict[str, Highest] = {}
-        for record in records:
-            for key, value in record.data.items():
+        for seq, _, data in facts:
+            for key, value in data.items():
                 if isinstance(value, int) and value > highest.get(key, _NEVER).value:
-                    highest[key] = Highest(value, record.seq)
+                    highest[key] = Highest(value, seq)
         return cls(
             highest.get(CATALOG_REVISION, _NEVER),
             {role: highest.get(version_key(role), _NEVER) for role in TRUST_ROLES},
@@ -120,19 +120,23 @@ def check_versions(recorded: Recorded, versions: Mapping[str, int]) -> None:
         )
 
 
-def changed_catalog(site: Site) -> str | None:
+def changed_catalog(site: Site, facts: Iterable[Fact]) -> str | None:
     """Return the words for a catalog whose rows are not those that the log saw at this very revision.
 
     The first record at a revision is the witness: a later one could have been made of changed rows already. Where a
     record says nothing of the catalog, an airpack that does not count may have worked, and the witness begins anew.
 
+    Args:
+        site: Its catalog is read.
+        facts: What the records of its log say, in order.
+
     Raises:
-        IntegrityError: Log or catalog do not hold.
-        StorageError: They cannot be read.
+        IntegrityError: The catalog does not hold.
+        StorageError: It cannot be read.
     """
     revision, found = site.catalog.revision(), str(site.catalog.digest())
     witness: tuple[int, Value] | None = None
-    for seq, _, data in site.log.facts():
+    for seq, _, data in facts:
         if CATALOG_REVISION not in data:
             witness = None
         elif witness is None and data[CATALOG_REVISION] == revision and CATALOG_DIGEST in data:
@@ -140,3 +144,8 @@ def changed_catalog(site: Site) -> str | None:
     if witness is None or witness[1] == found:
         return None
     return f"its rows at revision {revision} are not those that record {witness[0]} saw"
+
+
+def facts_of(records: Iterable[Record]) -> list[Fact]:
+    """Return what records that were read without opening the log say."""
+    return [Fact(record.seq, record.event, record.data) for record in records]
