@@ -448,7 +448,7 @@ class TestRevision:
         catalog.check()
         assert catalog.revision() == 1
         catalog.add_generation("encoder", row().digest)
-        catalog.retire(row().digest)
+        catalog.point("encoder", None)
         assert catalog.revision() == 3
 
     def test_a_transaction_that_failed_does_not_count(self, catalog: Catalog) -> None:
