@@ -163,7 +163,7 @@ class Catalog:
         self._engine.dispose()
 
     def revision(self) -> int:
-        """Return how many transactions changed this catalog, 0 where none was ever counted (ADR 13).
+        """Return how many transactions changed this catalog, 0 where none was ever counted (ADR 15).
 
         Raises:
             IntegrityError: The catalog is damaged.

@@ -81,7 +81,7 @@ def fsck(
 
     Args:
         site: From `examine.open_damaged`, where it may be damaged.
-        repair: Whether to put right what can be (ADR 13); then a second look says what is left.
+        repair: Whether to put right what can be (ADR 15); then a second look says what is left.
         packages: Media to take bytes from, each a package's folder or head file.
         dry_run: With `repair`: only say what would be done.
         reporter: Receives progress.

@@ -1,4 +1,4 @@
-"""What the evidence log says of the catalog and of the trust state, so that an older copy of either is known (ADR 13).
+"""What the evidence log says of the catalog and of the trust state, so that an older copy of either is known (ADR 15).
 
 Every record says which revision of the catalog it was made at, all but intents also what the catalog held then; a
 refresh of the channel says which versions it brought. The log is signed and only grows, so that a catalog below the
