@@ -23,8 +23,9 @@ import pytest
 
 from airpack.errors import ProbeError
 from airpack.ops.activate import activate
+from airpack.ops.examine import open_damaged
 from airpack.ops.import_ import import_package
-from airpack.ops.maintain import fsck, gc
+from airpack.ops.maintain import Fsck, fsck, gc
 from airpack.ops.site import Site
 from airpack.store.blobs import hash_file
 from airpack.types import State
@@ -45,6 +46,10 @@ def activate_at(site: Path) -> None:
 
 def gc_at(site: Path) -> None:
     gc(Site.open(site))
+
+
+def repair_at(site: Path, medium: Path) -> Fsck:
+    return fsck(open_damaged(site), repair=True, packages=[medium])
 
 
 def outcomes(site: Path) -> dict[str, list[str]]:
@@ -223,6 +228,33 @@ def test_a_trial_that_is_cut_short_three_times_has_failed(site: Any, bench: Any)
     recovered = [record for record in site.records() if record["event"] == "recover"]
     assert [record["data"]["tries_left"] for record in recovered if "tries_left" in record["data"]] == [2, 1, 0]
     assert site.run("activate", "tool@1.0.0").json["state"] == "good", "the operator may decide to try again"
+
+
+def test_a_killed_fsck_repair_is_done_by_the_next_one(
+    site: Any, bench: Any, copies: Callable[[Path], Iterator[tuple[int, Path]]], tmp_path: Path
+) -> None:
+    medium = bench.build("1.0.0")
+    site.run("import", medium)
+    site.run("activate", "tool@1.0.0")
+    for name in ("site.toml", "root.json", "evidence/site.pub", "products/tool/current"):
+        (site.folder / name).unlink()
+    blobs = sorted((site.folder / "store").rglob("?" * 64), key=lambda file: file.stat().st_size)
+    for file in blobs[:2]:
+        file.unlink()
+    shutil.rmtree(site.folder / "trust" / (site.folder / "trust/current").readlink())
+    for file in (site.folder / "evidence/receipts").iterdir():
+        file.write_bytes(b"rotten")
+    for at, place in copies(site.folder):
+        through = struck(at, partial(repair_at, place, medium))
+        check_store(place)
+        assert repair_at(place, medium).ok, f"step {at}: the second look of the next repair finds nothing"
+        assert "open" not in outcomes(place)["fsck"]
+        assert (place / "products/tool/current/model/m/weights.safetensors").is_file(), f"step {at}"
+        if at % 20 == 0:
+            type(site)(place).audit(tmp_path / "evidence.zip")
+        if through:
+            break
+    assert at > 50
 
 
 def test_a_program_that_is_killed_while_it_reads_is_taken_up_again(site: Any, bench: Any, tmp_path: Path) -> None:

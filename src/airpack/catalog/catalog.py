@@ -4,14 +4,32 @@ SQLite in TRUNCATE + FULL: of the modes that were measured against power cuts, W
 that had been acknowledged. The settings are read back, and a database that does not take them is refused.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, CursorResult, Engine, Row, create_engine, delete, event, func, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    Integer,
+    Row,
+    String,
+    cast,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
@@ -23,6 +41,16 @@ from airpack.types import Digest, Standing, State
 
 _PRAGMAS: Final = {"journal_mode": "truncate", "synchronous": "2", "foreign_keys": "1"}
 _BUSY_SECONDS: Final = 5
+_KINDS: Final = {
+    column.name: column.type.python_type for table in schema.metadata.sorted_tables for column in table.columns
+}
+_UNDECODABLE: Final = "Could not decode to UTF-8"
+# Counts the transaction that it is part of.
+_COUNT: Final = (
+    insert(schema.meta)
+    .values(key=schema.REVISION, value="1")
+    .on_conflict_do_update(index_elements=["key"], set_={"value": cast(cast(schema.meta.c.value, Integer) + 1, String)})
+)
 _RESTORE: Final = "put the site's folder back from a backup, or make a new site and import its releases again"
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 # SQLITE_ERROR: a table or a column is not there.
@@ -122,6 +150,7 @@ class Catalog:
     def _write(self) -> Iterator[Connection]:
         fsops.reach("begin", self._path)
         with _translated(self._path), self._engine.begin() as connection:
+            connection.execute(_COUNT)
             yield connection
             fsops.reach("commit", self._path)
         fsops.reach("committed", self._path)
@@ -135,6 +164,41 @@ class Catalog:
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
+
+    def revision(self) -> int:
+        """Return how many transactions changed this catalog, 0 where none was ever counted (ADR 15).
+
+        Raises:
+            IntegrityError: The catalog is damaged.
+        """
+        with self._read() as connection:
+            found = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == schema.REVISION)).scalar()
+        if found is not None and not (isinstance(found, str) and found.isascii() and found.isdecimal()):
+            raise IntegrityError(f"the catalog is damaged: its revision is {found!r}", hint=_RESTORE)
+        return int(found or 0)
+
+    def digest(self) -> Digest:
+        """Return the SHA-256 of all rows of all tables, in the order of their keys.
+
+        Of the rows and not of the file: what SQLite leaves in free pages says nothing, and differs after a crash.
+
+        Raises:
+            IntegrityError: The catalog is damaged.
+            StorageError: It cannot be read.
+        """
+        hasher = hashlib.sha256()
+        with self._read() as connection:
+            for table in schema.metadata.sorted_tables:
+                # By bytes and kind, so that text that is no UTF-8 any more is hashed like all else; the kinds are words
+                # without capitals, the bytes digits and capitals, so that no two rows give one line.
+                cells: list[ColumnElement[Any]] = [
+                    part for column in table.columns for part in (func.typeof(column), func.hex(column))
+                ]
+                line = reduce(lambda left, right: left.concat(right), cells)
+                hasher.update(f"{table.name}\n".encode())
+                for text_of_row in connection.execute(select(line).order_by(*table.primary_key.columns)).scalars():
+                    hasher.update(f"{text_of_row}\n".encode())
+        return Digest(f"sha256:{hasher.hexdigest()}")
 
     def check(self) -> list[str]:
         """Return what the database itself finds wrong, empty when nothing."""
@@ -188,7 +252,7 @@ class Catalog:
         if release is not None:
             query = query.where(schema.release_blobs.c.release == str(release))
         with self._read() as connection:
-            return {Digest(row.digest): int(row.size) for row in connection.execute(query)}
+            return {Digest(row.digest): row.size for row in map(_typed, connection.execute(query))}
 
     def set_state(self, digest: Digest, state: State, *, tries: int | None = None, proven: bool | None = None) -> None:
         """Store where a release stands; `tries` and `proven` stay as they are when None.
@@ -222,7 +286,8 @@ class Catalog:
         if product is not None:
             query = query.where(schema.generations.c.product == product)
         with self._read() as connection:
-            return [Generation(row.product, row.number, Digest(row.release)) for row in connection.execute(query)]
+            rows = map(_typed, connection.execute(query))
+            return [Generation(row.product, row.number, Digest(row.release)) for row in rows]
 
     def drop_generation(self, generation: Generation) -> None:
         """Forget a generation whose tree is gone."""
@@ -237,13 +302,15 @@ class Catalog:
     def products(self) -> list[str]:
         """Return the names of all products."""
         with self._read() as connection:
-            return list(connection.execute(select(schema.products.c.name).order_by(schema.products.c.name)).scalars())
+            query = select(schema.products.c.name).order_by(schema.products.c.name)
+            return [row.name for row in map(_typed, connection.execute(query))]
 
     def floor(self, product: str) -> int:
         """Return the highest sequence of `product` that proved good here, 0 for none."""
         with self._read() as connection:
             query = select(schema.products.c.floor).where(schema.products.c.name == product)
-            return int(connection.execute(query).scalar() or 0)
+            row = connection.execute(query).one_or_none()
+            return int(_typed(row).floor) if row is not None else 0
 
     def active(self, product: str) -> Generation | None:
         """Return the generation that `current` points to, or None."""
@@ -255,7 +322,7 @@ class Catalog:
         query = select(schema.generations).select_from(joined).where(column.name == product)
         with self._read() as connection:
             row = connection.execute(query).one_or_none()
-        return Generation(row.product, row.number, Digest(row.release)) if row is not None else None
+        return Generation(row.product, row.number, Digest(row.release)) if row is not None and _typed(row) else None
 
     def confirm(self, generation: Generation, sequence: int) -> None:
         """Make `generation` the active one, its release known good, and raise the floor to `sequence`, at once.
@@ -311,7 +378,7 @@ class Catalog:
         claimed = select(schema.release_blobs.c.blob)
         query = select(schema.blobs.c.digest).where(schema.blobs.c.digest.not_in(claimed))
         with self._read() as connection:
-            return [Digest(name) for name in connection.execute(query).scalars()]
+            return [Digest(row.digest) for row in map(_typed, connection.execute(query))]
 
 
 def _activate(connection: Connection, product: str, number: int | None) -> None:
@@ -371,6 +438,8 @@ def _refusal(error: DatabaseError, path: Path) -> AirpackError:
     """Return what SQLite's result code (sqlite.org/rescode.html) means for the user."""
     reason, place = str(error.orig), str(path)
     code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    if reason.startswith(_UNDECODABLE):  # the reader in Python refuses it, without a code of SQLite's
+        code = sqlite3.SQLITE_CORRUPT
     if code in _BUSY:
         return BusyError(f"the catalog {path} is in use: {reason}", hint="try again in a moment", path=place)
     if code == sqlite3.SQLITE_CONSTRAINT:
@@ -381,7 +450,16 @@ def _refusal(error: DatabaseError, path: Path) -> AirpackError:
     return StorageError(f"the catalog {path} cannot be used: {reason}", hint=hint, path=place)
 
 
+def _typed(row: Any) -> Any:
+    """Hold a row to the kinds of its columns: SQLite does not, and a flipped bit makes text a blob."""
+    for name, value in row._mapping.items():  # noqa: SLF001, public in SQLAlchemy despite its name
+        if not isinstance(value, _KINDS[str(name)]):
+            raise IntegrityError(f"the catalog is damaged: {name} is {value!r:.80}", hint=_RESTORE)
+    return row
+
+
 def _release(row: Row[Any]) -> ReleaseRow:
+    _typed(row)
     if row.state not in set(State):
         raise IntegrityError(f"the catalog is damaged: {row.digest} is in state {row.state!r}", hint=_RESTORE)
     return ReleaseRow(

@@ -5,6 +5,8 @@ from typing import Final
 from sqlalchemy import Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint
 
 VERSION: Final = "1"
+REVISION: Final = "revision"
+"""Key in `meta`: how many transactions changed this catalog; absent means 0."""
 
 metadata = MetaData()
 

@@ -194,6 +194,7 @@ def status(site: Path, as_json: bool) -> None:
         lines.append(f"channel  {found.channel.channel}, {freshness}")
     if found.starter:
         lines.append("warning  this is a STARTER channel: one machine holds every key, every threshold is 1")
+    lines += [f"warning  {warning}" for warning in found.warnings]
     for product in found.products:
         active = f"{product.active.version} runs" if product.active else "nothing runs"
         if product.active is not None and product.active.state is State.REVOKED:
@@ -241,18 +242,46 @@ def _show_activation(result: "Activation", *, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("packages", nargs=-1, type=click.Path(path_type=Path), metavar="[PACKAGE]...")
+@click.option("--repair", is_flag=True, help="Put right what can be, with bytes from PACKAGE where they are needed.")
+@click.option("--dry-run", is_flag=True, help="With --repair: only say what would be done.")
 @site_option
 @progress_option
 @json_option
-def fsck(site: Path, progress: bool, as_json: bool) -> None:
+def fsck(packages: tuple[Path, ...], repair: bool, dry_run: bool, site: Path, progress: bool, as_json: bool) -> None:
     """Hash everything the site holds again and name what is not as it was verified."""
+    from airpack.errors import AirpackError
+    from airpack.ops.examine import open_damaged
     from airpack.ops.maintain import fsck as run
-    from airpack.ops.site import Site
 
-    result = run(Site.open(site), reporter=output.reporter(as_json=as_json, progress=progress))
-    output.show(
-        result.document(), output.table((check.name, "ok", check.detail) for check in result.checks), as_json=as_json
-    )
+    if not repair and (packages or dry_run):
+        raise InputError("packages and --dry-run go with --repair", hint="airpack fsck --repair [PACKAGE]...")
+    reporter = output.reporter(as_json=as_json, progress=progress)
+    try:
+        result = run(open_damaged(site), repair=repair, packages=packages, dry_run=dry_run, reporter=reporter)
+    except AirpackError as error:
+        if not as_json:
+            for line in _fsck_lines(error.document):
+                click.echo(output.printable(line))
+        raise
+    checks = output.table((check.name, "ok", check.detail) for check in result.checks)
+    output.show(result.document(), [*_fsck_lines(result.document()), *checks], as_json=as_json)
+
+
+def _fsck_lines(document: dict[str, Any]) -> list[str]:
+    """Return what fsck found, and what a repair did, for people."""
+    repair, lines = document.get("repair"), []
+    if repair is not None:
+        verb = "would " if repair["dry_run"] else ""
+        lines += [repair["refused"]] if repair["refused"] else []
+        lines += [f"{verb}restore {digest}" for digest in repair["restored"]]
+        lines += [f"{verb}make again: {name}" for name in repair["rewritten"]]
+        lines += [f"{item['head']}: {item['error']['message']}" for item in repair["packages"] if item["error"]]
+        lines += [f"not done: {line}" for line in repair["failed"]]
+        lines += [f"fixed: {line}" for line in repair["fixed"]]
+    for item in document.get("findings", []):
+        lines += [item["line"], f"    {item['help']}"]
+    return lines
 
 
 @click.command()

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from airpack.crypto.keys import PrivateKey
 from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, StorageError
@@ -38,6 +38,13 @@ from airpack.types import Limits
 ENTRIES: Final = "entries.jsonl"
 CHECKPOINT: Final = "checkpoint"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+Facts = Callable[[Phase], Mapping[str, Value]]
+"""Given the phase of the record that is being made, returns what its data says besides the caller's own words."""
+
+
+def _no_facts(_phase: Phase) -> Mapping[str, Value]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,51 @@ class Recovery:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True)
+class Highest:
+    """The highest value that a fact has in the log.
+
+    Attributes:
+        value: The number, 0 where no record has the fact.
+        seq: The first record that says so, -1 for none.
+    """
+
+    value: int
+    seq: int
+
+
+class Fact(NamedTuple):
+    """What one record says: its number, what happened, and its `data`."""
+
+    seq: int
+    event: Event
+    data: Mapping[str, Value]
+
+
+class _Told:
+    """What the records say, gathered from their lines in order; the lines are under the signed root."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, bytes] = {}  # lines of the intents without result, by corr
+        self.highest: dict[str, Highest] = {}
+        self.newest = b""
+
+    def take(self, seq: int, line: bytes) -> None:
+        """Count in one record."""
+        value = json.loads(line)
+        self.newest = line
+        if value["phase"] == Phase.INTENT:
+            self.open[value["corr"]] = line
+        elif value["phase"] == Phase.RESULT:
+            self.open.pop(value["corr"], None)
+        for key, found in value["data"].items():
+            if isinstance(found, int) and found > self.highest.get(key, _NEVER).value:
+                self.highest[key] = Highest(found, seq)
+
+
+_NEVER: Final = Highest(0, -1)
+
+
 class EvidenceLog:
     """The log of one site, open for appending. Made by `create` or `open`.
 
@@ -61,7 +113,9 @@ class EvidenceLog:
         recovery: What opening had to repair.
     """
 
-    def __init__(self, folder: Path, *, site_id: str, key: PrivateKey, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, folder: Path, *, site_id: str, key: PrivateKey, clock: Callable[[], datetime], facts: Facts = _no_facts
+    ) -> None:
         self.site_id = site_id
         self.recovery = Recovery(0, 0)
         self._entries = folder / ENTRIES
@@ -69,15 +123,18 @@ class EvidenceLog:
         self._origin = site_origin(site_id)
         self._key = key
         self._clock = clock
+        self._facts = facts
         self._frontier = Frontier()
         self._leaves: list[bytes] = []
         self._end = 0  # bytes of the records' lines: where the next one goes
         self._checkpoint = b""
-        self._open: dict[str, Record] | None = None  # intents without result, by corr; read when first asked for
+        self._told: _Told | None = None  # what the records say; read when first asked for
         self._failed = False
 
     @classmethod
-    def create(cls, folder: Path, *, site_id: str, key: PrivateKey, clock: Callable[[], datetime]) -> Self:
+    def create(
+        cls, folder: Path, *, site_id: str, key: PrivateKey, clock: Callable[[], datetime], facts: Facts = _no_facts
+    ) -> Self:
         """Make an empty log.
 
         Args:
@@ -85,13 +142,14 @@ class EvidenceLog:
             site_id: 128 random bits as 32 lower-case hex digits.
             key: The site's Ed25519 key.
             clock: Returns the present as an aware datetime.
+            facts: Returns what every record's data says besides, at the time of the append.
 
         Raises:
             InputError: There is a log already.
             TrustError: The key is not Ed25519.
             StorageError: It cannot be written.
         """
-        log = cls(folder, site_id=site_id, key=key, clock=clock)
+        log = cls(folder, site_id=site_id, key=key, clock=clock, facts=facts)
         make_dir(folder)
         if log._checkpoint_path.exists() or (log._entries.exists() and log._entries.stat().st_size):
             raise InputError(f"{folder} holds an evidence log already; a log is never begun anew", path=str(folder))
@@ -100,7 +158,9 @@ class EvidenceLog:
         return log
 
     @classmethod
-    def open(cls, folder: Path, *, site_id: str, key: PrivateKey, clock: Callable[[], datetime]) -> Self:
+    def open(
+        cls, folder: Path, *, site_id: str, key: PrivateKey, clock: Callable[[], datetime], facts: Facts = _no_facts
+    ) -> Self:
         """Open the log, verify all of it, and repair what a crash may have left (see the module docstring).
 
         Args:
@@ -108,13 +168,14 @@ class EvidenceLog:
             site_id: The site's id.
             key: The site's Ed25519 key.
             clock: Returns the present as an aware datetime.
+            facts: Returns what every record's data says besides, at the time of the append.
 
         Raises:
             IntegrityError: The log is not what was signed: a file is missing, a record is edited, lost or foreign.
             TrustError: The checkpoint is not signed by `key`.
             StorageError: It cannot be read, or a repair cannot be written.
         """
-        log = cls(folder, site_id=site_id, key=key, clock=clock)
+        log = cls(folder, site_id=site_id, key=key, clock=clock, facts=facts)
         log._checkpoint = log._read_checkpoint()
         signed = open_checkpoint(
             log._checkpoint, origin=log._origin, key=key.public, what="the evidence log's checkpoint"
@@ -222,7 +283,7 @@ class EvidenceLog:
             reason=reason,
             subject=tuple(subject),
             corr=corr,
-            data=dict(data or {}),
+            data={**(data or {}), **self._facts(phase)},
         )
         line = record.emit()
         self._check_unchanged()
@@ -238,7 +299,8 @@ class EvidenceLog:
                 path=self._path,
             ) from error
         self._take(line)
-        self._follow(record)
+        if self._told is not None:
+            self._told.take(record.seq, line)
         self._failed = False
         return record
 
@@ -263,7 +325,7 @@ class EvidenceLog:
             StorageError: The log cannot append. The caller must not act.
         """
         corr = secrets.token_hex(16) if corr is None else corr
-        if corr in self._intents():
+        if corr in self._read_told().open:
             raise ValueError(f"an intent {corr!r} is open already")
         self.append(event, Phase.INTENT, subject=subject, corr=corr, data=data)
         return corr
@@ -290,9 +352,10 @@ class EvidenceLog:
             ValueError: No intent `corr` is open (a caller's bug).
             StorageError: The log cannot append; the intent stays open.
         """
-        intent = self._intents().get(corr)
-        if intent is None:
+        line = self._read_told().open.get(corr)
+        if line is None:
             raise ValueError(f"no intent {corr!r} is open")
+        intent = Record.parse(line, what=f"intent {corr}")
         return self.append(
             intent.event, Phase.RESULT, outcome=outcome, reason=reason, subject=subject, corr=corr, data=data
         )
@@ -315,7 +378,37 @@ class EvidenceLog:
 
     def open_intents(self) -> tuple[Record, ...]:
         """Return the intents that have no result, oldest first: what recovery must end as `interrupted`."""
-        return tuple(self._intents().values())
+        return tuple(Record.parse(line, what=f"intent {corr}") for corr, line in self._read_told().open.items())
+
+    def highest(self, key: str) -> Highest:
+        """Return the highest whole number that a record's `data` says under `key`, and the first that says so.
+
+        Raises:
+            StorageError: The records cannot be read.
+        """
+        return self._read_told().highest.get(key, _NEVER)
+
+    def newest(self) -> Record | None:
+        """Return the last record, None for an empty log.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        line = self._read_told().newest
+        return Record.parse(line, what=f"record {self.size - 1}") if line else None
+
+    def facts(self) -> Iterator[Fact]:
+        """Yield what each record says, lists as tuples.
+
+        The lines were verified against the signed root, so that they are not read strictly again.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        for seq, line in self._read():
+            fields = json.loads(line)
+            data = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["data"].items()}
+            yield Fact(seq, Event(fields["event"]), data)
 
     def find(self, event: Event, phase: Phase) -> tuple[int, ...]:
         """Return the numbers of all records of `event` and `phase`.
@@ -405,30 +498,14 @@ class EvidenceLog:
                 path=self._path,
             )
 
-    def _intents(self) -> dict[str, Record]:
-        """Return the open intents by corr.
-
-        The lines were verified against the signed root, so that only those that matter are read strictly.
-        """
-        if self._open is None:
-            found: dict[str, bytes] = {}
-            for _, line in self._read():
-                value = json.loads(line)
-                if value["phase"] == Phase.INTENT:
-                    found[value["corr"]] = line[:-1]
-                elif value["phase"] == Phase.RESULT:
-                    found.pop(value["corr"], None)
-            self._open = {corr: Record.parse(line, what=f"intent {corr}") for corr, line in found.items()}
-        return self._open
-
-    def _follow(self, record: Record) -> None:
-        """Keep the open intents as they are after `record`."""
-        if self._open is None:
-            return
-        if record.phase is Phase.INTENT:
-            self._open[record.corr] = record
-        elif record.phase is Phase.RESULT:
-            self._open.pop(record.corr, None)
+    def _read_told(self) -> "_Told":
+        """Return what the records say; read once, and kept up by `append`."""
+        if self._told is None:
+            told = _Told()
+            for seq, line in self._read():
+                told.take(seq, line[:-1])
+            self._told = told
+        return self._told
 
     def _read_checkpoint(self) -> bytes:
         try:

@@ -9,7 +9,7 @@ from airpack.crypto.keys import PublicKey
 from airpack.errors import AirpackError, InputError
 from airpack.evidence import audit, export
 from airpack.evidence.records import Event, Outcome, clip
-from airpack.ops.recover import exclusive
+from airpack.ops.recover import exporting
 from airpack.ops.site import Site, recorded
 from airpack.types import Limits
 
@@ -32,7 +32,7 @@ def export_evidence(site: Site, out: Path, *, since: int = 0, replace: bool = Fa
     """
     if out.exists() and not replace:
         raise InputError(f"{out} exists", hint="choose another name, or give --force to replace it")
-    with exclusive(site):
+    with exporting(site):
         receipts = {
             path.stem: fsops.read_regular(path, Limits.DOCUMENT)
             for path in sorted((site.root / "evidence/receipts").glob("*.json"))

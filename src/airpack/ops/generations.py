@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 
 from airpack import fsops
@@ -75,14 +76,23 @@ def renew_damaged(site: Site, repaired: AbstractSet[Digest]) -> int:
     for row in site.catalog.releases():
         trees = [item for item in site.catalog.generations(row.product) if item.release == row.digest]
         # Most imports bring a release that has no tree yet: its documents need not be read again.
-        if not trees or not repaired & site.catalog.blobs(row.digest).keys():
-            continue
-        release = load_release(site, row.digest)
-        for generation in trees:
-            if damage(site.tree(generation), release):
-                _replace(site, generation, materialise(site, row, release))
-                renewed += 1
+        if trees and repaired & site.catalog.blobs(row.digest).keys():
+            renewed += renew(site, row, trees)
     return renewed
+
+
+def renew(site: Site, row: ReleaseRow, trees: Iterable[Generation]) -> int:
+    """Replace those of `trees` that are not whole by one that is, and return how many were.
+
+    Raises:
+        IntegrityError: A blob of the release is damaged too.
+        StorageError: Disk full or I/O error.
+    """
+    release = load_release(site, row.digest)
+    broken = [generation for generation in trees if damage(site.tree(generation), release)]
+    for generation in broken:
+        _replace(site, generation, materialise(site, row, release))
+    return len(broken)
 
 
 def keep_only(site: Site, generation: Generation) -> None:
@@ -125,7 +135,7 @@ def _build(site: Site, tree: Path, release: Release) -> None:
             copies.append(file)
     wrong = _differing(tree, copies)  # links share the blobs' bytes, which were just hashed
     if wrong:
-        raise IntegrityError(f"a copy differs from its blob: {wrong[0]}")
+        raise IntegrityError(f"a copy differs from its blob: {wrong[0].line}")
     for folder in sorted(folders, reverse=True):
         fsops.seal_dir(folder, 0o555)
 
@@ -141,7 +151,20 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def damage(tree: Path, release: Release) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing in a tree that is not as its release says.
+
+    Attributes:
+        line: Path and what was found.
+        checked: False where it could not be read, so that nobody knows.
+    """
+
+    line: str
+    checked: bool = True
+
+
+def damage(tree: Path, release: Release) -> list[Difference]:
     """Return what in `tree` is not as the release says, empty when all is well.
 
     Args:
@@ -151,25 +174,25 @@ def damage(tree: Path, release: Release) -> list[str]:
     return _differing(tree, release.files) + _extra(tree, {file.path for file in release.files})
 
 
-def _differing(tree: Path, files: Iterable[ReleaseFile]) -> list[str]:
+def _differing(tree: Path, files: Iterable[ReleaseFile]) -> list[Difference]:
     wrong = []
     for file in files:
         try:
             digest, size = hash_file(tree / file.path)
         except AirpackError as error:
-            wrong.append(f"{file.path}: {error.message}")
+            wrong.append(Difference(f"{file.path}: {error.message}", checked=not isinstance(error, StorageError)))
             continue
         if (digest, size) != (file.digest, file.size):
-            wrong.append(f"{file.path}: expected {file.digest}, found {digest}")
+            wrong.append(Difference(f"{file.path}: expected {file.digest}, found {digest}"))
     return wrong
 
 
-def _extra(tree: Path, expected: Iterable[str]) -> list[str]:
+def _extra(tree: Path, expected: Iterable[str]) -> list[Difference]:
     known = set(expected)
     found = []
     for folder, folders, files in os.walk(tree):
         for name in files + [name for name in folders if Path(folder, name).is_symlink()]:
             path = Path(folder, name).relative_to(tree).as_posix()
             if path not in known:
-                found.append(f"{path}: not of this release")
+                found.append(Difference(f"{path}: not of this release"))
     return found

@@ -10,7 +10,6 @@ visible changed. From the intent on:
 A kill anywhere leaves a quarantine; importing the same package again hashes what is there and reads only the rest.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,19 @@ from airpack.crypto import signing
 from airpack.errors import AirpackError, RollbackError, StorageError
 from airpack.evidence.records import Event, Outcome, Subject, clip
 from airpack.facts.identify import HEAD, identify
-from airpack.formats.package import FileInfo
 from airpack.formats.release import Release
 from airpack.formats.statement import PREDICATE_VSA, Resource, Statement, vsa
 from airpack.formats.times import emit_time
-from airpack.fsops import NewFile
 from airpack.ops.generations import renew_damaged
 from airpack.ops.host import check_host
 from airpack.ops.medium import find_head, names, read_head, unlisted
-from airpack.ops.recover import exclusive, write_receipt
+from airpack.ops.quarantine import fetch, quarantine_of, size_of
+from airpack.ops.receipts import write_receipt
+from airpack.ops.recover import exclusive
 from airpack.ops.site import Site, recorded
 from airpack.ops.trust import site_refresh
 from airpack.policy import lifecycle
 from airpack.policy.admission import Admitted, Steps, admit, check_formats, documents
-from airpack.store.blobs import hash_file
 from airpack.transport import reader
 from airpack.types import Digest, Reporter, Silent, State
 
@@ -172,7 +170,7 @@ class _Import:
         self._needed = sum(sizes[digest] for digest in self._missing)
         copies = sum(file.size for file in admitted.release.files if file.executable) if self._missing else 0
         wanted = self._needed + copies + int(_SPARE_SHARE * self._needed) + (_SPARE if self._missing else 0)
-        have = fsops.free_bytes(self._site.root) + _size_of(self._quarantine(admitted))
+        have = fsops.free_bytes(self._site.root) + size_of(quarantine_of(self._site, admitted.manifest_digest))
         if wanted > have:
             raise StorageError(
                 f"not enough space: {admitted.name} needs {wanted} bytes in {self._site.root}, {have} are free",
@@ -239,19 +237,14 @@ class _Import:
         return write_receipt(self._site, self._held)
 
     def _commit(self, admitted: Admitted) -> ReleaseRow:
-        quarantine = self._quarantine(admitted)
-        fsops.make_dir(quarantine, 0o700)
-        wanted = set(self._missing)
-        there = _verified(quarantine, wanted, {file.digest: file.size for file in admitted.manifest.files})
-        reader.unpack(
+        quarantine = fetch(
+            self._site,
             admitted.manifest,
             admitted.manifest_digest,
             self._head.parent,
-            wanted=wanted - there,
-            sink=_Quarantine(quarantine),
+            wanted=set(self._missing),
             reporter=self._reporter,
         )
-        fsops.sync_dir(quarantine)
         self._check_facts(admitted.release, quarantine)
         self._site.store.adopt((digest, quarantine / digest.hex) for digest in self._missing)
         for data in admitted.small.values():
@@ -289,60 +282,9 @@ class _Import:
             receipt=_receipt(self._site, admitted),
         )
 
-    def _quarantine(self, admitted: Admitted) -> Path:
-        return self._site.root / "ingest" / admitted.manifest_digest.hex[:32]
-
-
-class _Quarantine:
-    """Writes files under their digest into the quarantine; each is synced before it has its name."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def begin(self, file: FileInfo) -> "_QuarantineFile":
-        """Start one file."""
-        return _QuarantineFile(self._folder / file.digest.hex, file.size)
-
-
-class _QuarantineFile:
-    """One file of the quarantine."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._file = NewFile(path, mode=0o444)
-        self._file.reserve(size)
-
-    def write(self, data: memoryview) -> None:
-        """Append bytes."""
-        self._file.write(data)
-
-    def commit(self) -> None:
-        """Keep the file: its digest was right."""
-        self._file.commit(sync_folder=False)
-
-    def abort(self) -> None:
-        """Drop the file."""
-        self._file.discard()
-
 
 def _outcome(error: AirpackError) -> Outcome:
     return Outcome.FAILED if isinstance(error, StorageError) else Outcome.REFUSED
-
-
-def _verified(quarantine: Path, wanted: set[Digest], sizes: Mapping[Digest, int]) -> set[Digest]:
-    """Return what an earlier, interrupted import left whole; it is hashed again, and all else is dropped."""
-    names = {digest.hex: digest for digest in wanted}
-    there = set()
-    for path in quarantine.iterdir():
-        digest = names.get(path.name)
-        if digest is not None and hash_file(path) == (digest, sizes[digest]):
-            there.add(digest)
-        else:
-            fsops.remove_file(path)
-    return there
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _sizes(admitted: Admitted) -> dict[Digest, int]:

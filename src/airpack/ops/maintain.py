@@ -1,142 +1,142 @@
 """fsck and gc: is everything there as it was verified, and what need not be kept any more."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from airpack import fsops
-from airpack.errors import AirpackError, IntegrityError
+from airpack.errors import AirpackError, IntegrityError, StorageError
 from airpack.evidence.records import Event, Outcome, Subject
 from airpack.ops.activate import active_release
-from airpack.ops.generations import damage, load_release, remove
-from airpack.ops.recover import exclusive, locked
-from airpack.ops.site import Site
-from airpack.ops.trust import stored_channel
+from airpack.ops.examine import Examined, examine
+from airpack.ops.generations import remove
+from airpack.ops.medium import find_head
+from airpack.ops.recover import exclusive, locked, recover
+from airpack.ops.repair import Repaired, can_record, carry_out, plan
+from airpack.ops.site import Site, recorded
+from airpack.ops.witness import changed_catalog
 from airpack.policy import lifecycle
-from airpack.store.blobs import hash_file
 from airpack.types import Check, Digest, Reporter, Silent, State
 
 
 @dataclass(frozen=True, slots=True)
 class Fsck:
-    """What fsck found: one check per kind of thing, each damage by name in its detail."""
+    """What fsck found.
 
-    checks: tuple[Check, ...]
-    damage: tuple[str, ...]
+    Attributes:
+        examined: Each part of the site, and everything that is not as it should be; after a repair, what is left.
+        repaired: What a repair did, or would do; None where none was asked for.
+        fixed: Lines of what was found at first and is not there any more.
+    """
+
+    examined: Examined
+    repaired: Repaired | None = None
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """One for each part of the site."""
+        return self.examined.checks
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as it was verified."""
+        return not self.examined.findings
 
     def document(self) -> dict[str, Any]:
         """Return the JSON view."""
-        return {
-            "ok": not self.damage,
+        document: dict[str, Any] = {
+            "ok": self.ok,
             "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks],
-            "damage": list(self.damage),
+            "damage": self.examined.damage,
+            "unchecked": self.examined.unchecked,
+            "findings": [finding.document() for finding in self.examined.findings],
         }
+        if self.repaired is not None:
+            document["repair"] = {**self.repaired.document(), "fixed": list(self.fixed)}
+        return document
+
+    def error(self) -> AirpackError:
+        """Return what there is to raise: damage where any was found, else that not all could be read."""
+        first, more = self.examined.findings[0], len(self.examined.findings) - 1
+        kind: type[AirpackError] = IntegrityError if self.examined.damage else StorageError
+        state = "not as it was verified" if self.examined.damage else "could not be checked"
+        after = " after the repair" if self.repaired is not None and not self.repaired.dry_run else ""
+        error = kind(f"{state}{after}: {first.line}" + (f", and {more} more" if more else ""), hint=first.help)
+        error.document = self.document()
+        return error
 
 
-def fsck(site: Site, *, reporter: Reporter | None = None) -> Fsck:
-    """Hash every stored blob again and compare catalog, store, generations, links and evidence log.
+def fsck(
+    site: Site,
+    *,
+    repair: bool = False,
+    packages: Sequence[Path] = (),
+    dry_run: bool = False,
+    reporter: Reporter | None = None,
+) -> Fsck:
+    """Hash everything a site holds again and hold its parts against each other; put right what can be, if asked to.
+
+    Args:
+        site: From `examine.open_damaged`, where it may be damaged.
+        repair: Whether to put right what can be (ADR 15); then a second look says what is left.
+        packages: Media to take bytes from, each a package's folder or head file.
+        dry_run: With `repair`: only say what would be done.
+        reporter: Receives progress.
 
     Raises:
         IntegrityError: Something is damaged; `document` names all of it.
+        StorageError: Something could not be read; `document` names all of it. Or the result cannot go on record.
+        NotFoundError: One of `packages` is not there.
         BusyError: Another airpack works on this site.
     """
+    heads = [find_head(path) for path in packages]
     with locked(site):
-        checks = []
-        found: list[str] = []
-        parts: dict[str, Callable[[], tuple[int, list[str]]]] = {
-            "catalog": partial(_check_catalog, site),
-            "blobs": partial(_check_blobs, site, reporter or Silent()),
-            "strays": partial(_check_strays, site),
-            "generations": partial(_check_generations, site),
-            "links": partial(_check_links, site),
-            "trust": partial(_check_trust, site),
-        }
-        for name, check in parts.items():
-            count, wrong = check()
-            found += wrong
-            checks.append(
-                Check(name, ok=not wrong, detail="; ".join(wrong[:3]) if wrong else f"{count} as they should")
-            )
-        checks.append(Check("evidence", ok=True, detail=f"{site.log.size} records match the signed checkpoint"))
-        result = Fsck(tuple(checks), tuple(found))
-        outcome = Outcome.FAILED if found else Outcome.DONE
-        reason = IntegrityError.code if found else ""
-        site.log.note(Event.FSCK, outcome, reason=reason, data={"damaged": len(found)})
-        if found:
-            error = IntegrityError(
-                f"{len(found)} things are not as they were verified, the first: {found[0]}",
-                hint="import the package of the damaged release again: what is whole is kept, the rest is replaced",
-            )
-            error.document = result.document()
-            raise error
-        return result
-
-
-def _check_catalog(site: Site) -> tuple[int, list[str]]:
-    return len(site.catalog.releases()), [f"catalog: {line}" for line in site.catalog.check()]
-
-
-def _check_blobs(site: Site, reporter: Reporter) -> tuple[int, list[str]]:
-    expected = site.catalog.blobs()
-    wrong = []
-    reporter.start("fsck", sum(expected.values()))
-    for digest, size in sorted(expected.items()):
-        try:
-            found = hash_file(site.store.path(digest))
-        except AirpackError as error:
-            wrong.append(f"blob {digest}: {error.message}")
+        result = Fsck(examine(site, reporter or Silent()))
+        if repair and dry_run:
+            result = replace(result, repaired=plan(site, result.examined, heads))
+        elif repair:
+            result = _repair(site, result.examined, heads, reporter or Silent())
         else:
-            if found != (digest, size):
-                wrong.append(f"blob {digest}: has {found[1]} bytes with {found[0]}")
-        reporter.advance(size, digest.short)
-    reporter.finish()
-    return len(expected), wrong
+            _record(site, result)
+    if not result.ok:
+        raise result.error()
+    return result
 
 
-def _check_strays(site: Site) -> tuple[int, list[str]]:
-    known = set(site.catalog.blobs()) | set(site.catalog.unclaimed())
-    strays = [f"stray {path.relative_to(site.root)}" for path in site.store.strays()]
-    orphans = [
-        f"orphan blob {digest} (airpack gc removes it)" for digest in site.store.digests() if digest not in known
-    ]
-    return len(known), strays + orphans
+def _repair(site: Site, first: Examined, heads: Sequence[Path], reporter: Reporter) -> Fsck:
+    if not can_record(site):
+        # Law 8: what cannot go on record is not done.
+        return Fsck(first, Repaired(dry_run=False, refused="the evidence log takes no records, so nothing is changed"))
+    if first.holds("catalog"):
+        with suppress(AirpackError):  # what it could not do, the second look finds
+            recover(site)
+    if not first.findings:
+        result = Fsck(first, Repaired(dry_run=False))
+        _record(site, result)
+        return result
+    corr = site.log.intent(Event.FSCK, data={"damaged": len(first.findings), "packages": len(heads)})
+    repaired = carry_out(site, first, heads, reporter)
+    left = examine(site, reporter)
+    known = {finding.line for finding in left.findings}
+    fixed = tuple(finding.line for finding in first.findings if finding.line not in known)
+    result = Fsck(left, repaired, fixed)
+    reason = "" if result.ok else result.error().code
+    data = {"fixed": len(fixed), "left": len(left.findings), "blobs": len(repaired.restored)}
+    site.log.result(corr, Outcome.DONE if result.ok else Outcome.FAILED, reason=reason, data=data)
+    return result
 
 
-def _check_generations(site: Site) -> tuple[int, list[str]]:
-    generations = site.catalog.generations()
-    wrong = []
-    for generation in generations:
-        name = f"generation {generation.product}/{generation.number}"
-        try:
-            release = load_release(site, generation.release)
-        except AirpackError as error:
-            wrong.append(f"{name}: {error.message}")
-            continue
-        wrong += [f"{name}: {line}" for line in damage(site.tree(generation), release)]
-    return len(generations), wrong
-
-
-def _check_links(site: Site) -> tuple[int, list[str]]:
-    wrong = []
-    products = site.catalog.products()
-    for product in products:
-        active = site.catalog.active(product)
-        link = site.current(product)
-        found = str(link.readlink()) if link.is_symlink() else None
-        expected = f"../../generations/{product}/{active.number}" if active else None
-        if found != expected:
-            wrong.append(f"link {product}/current says {found}, the catalog {expected}")
-    return len(products), wrong
-
-
-def _check_trust(site: Site) -> tuple[int, list[str]]:
-    try:
-        channel = stored_channel(site)
-    except AirpackError as error:
-        return 0, [f"trust: {error.message}"]
-    return len(channel.versions) if channel is not None else 0, []
+def _record(site: Site, result: Fsck) -> None:
+    """Put the result on record; where the log itself is what is broken, the result is all there is."""
+    data = {"damaged": len(result.examined.findings)}
+    if result.ok:
+        site.log.note(Event.FSCK, Outcome.DONE, data=data)
+    elif can_record(site):
+        with recorded(result.error()):
+            site.log.note(Event.FSCK, Outcome.FAILED, reason=result.error().code, data=data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,7 @@ def gc(site: Site, *, dry_run: bool = False) -> Collected:
     """
     with exclusive(site):
         broken = site.catalog.check()
+        broken += [line for line in (changed_catalog(site, site.log.facts()),) if line]
         if broken:
             raise IntegrityError(f"the catalog is damaged, so nothing is removed: {broken[0]}")
         retired = _retired(site)

@@ -6,17 +6,21 @@ stays, so that importing the same package again goes on where it stopped.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from airpack import fsops
 from airpack.catalog.catalog import ReleaseRow
-from airpack.evidence.records import Event, Outcome, Record, Subject
+from airpack.errors import IntegrityError, NotFoundError
+from airpack.evidence.records import Event, Outcome, Record, Subject, clip
+from airpack.formats.times import emit_time
 from airpack.ops.fallback import fall_back
-from airpack.ops.site import Site
+from airpack.ops.receipts import write_receipt
+from airpack.ops.site import FOLDERS, Site, recorded
+from airpack.ops.trust import finish_promotion
+from airpack.ops.witness import Recorded, check_catalog
 from airpack.policy import lifecycle
-from airpack.types import Digest, Limits, Silent, State
+from airpack.types import Silent, State
 
 _WRITTEN: Final = ("trust", "evidence", "evidence/log", "evidence/receipts")  # folders that files are written into
 
@@ -27,14 +31,47 @@ def exclusive(site: Site) -> Iterator[None]:
 
     Raises:
         BusyError: Another airpack works on this site.
-        IntegrityError: The evidence log does not hold; nothing is done then.
+        IntegrityError: The evidence log does not hold, or the catalog is older than it; nothing is done then.
         StorageError: The evidence log cannot append; nothing is done then.
     """
     with locked(site):
-        _settle_intents(site)  # first, because it opens the log: where that does not hold, nothing is touched
-        _settle_trials(site)
-        _clear_temporary(site)
-        _settle_links(site)
+        recover(site)
+        yield
+
+
+def recover(site: Site) -> None:
+    """Put right what a crash left; the caller holds the lock.
+
+    Raises:
+        IntegrityError: The evidence log does not hold, or the catalog is older than it; nothing is done then.
+        StorageError: The evidence log cannot append; nothing is done then.
+    """
+    _refuse_older_catalog(site)  # first, because it opens the log: where that does not hold, nothing is touched
+    for name in FOLDERS:
+        fsops.make_dir(site.root / name)
+    _note_clock(site)
+    _settle_intents(site)
+    _settle_trials(site)
+    finish_promotion(site)
+    _clear_temporary(site)
+    _settle_links(site)
+
+
+@contextmanager
+def exporting(site: Site) -> Iterator[None]:
+    """Hold the site's lock for an export of evidence; recovery has run when the context is entered, if it can.
+
+    Evidence leaves a site whose catalog is lost, damaged or older than the log: it is what shows that.
+
+    Raises:
+        BusyError: Another airpack works on this site.
+        IntegrityError: The evidence log does not hold.
+        StorageError: The evidence log cannot append.
+    """
+    with locked(site):
+        _ = site.log
+        with suppress(IntegrityError, NotFoundError):
+            recover(site)
         yield
 
 
@@ -48,6 +85,25 @@ def locked(site: Site) -> Iterator[None]:
     with fsops.Lock(site.root / ".lock"):
         fsops.make_dir(site.root / "ingest", 0o700)
         yield
+
+
+def _refuse_older_catalog(site: Site) -> None:
+    told = Recorded.of_log(site)
+    try:
+        check_catalog(site, told)
+    except IntegrityError as error:
+        with recorded(error):
+            data = {"message": clip(error.message)}
+            site.log.note(Event.RECOVER, Outcome.REFUSED, reason=error.code, data=data)
+        raise
+
+
+def _note_clock(site: Site) -> None:
+    """Put on record that the clock is behind the log's newest record, once: the note is the newest one then."""
+    newest, now = site.log.newest(), site.now()
+    if newest is not None and now < newest.time.wall:
+        data = {"clock": emit_time(now), "newest": emit_time(newest.time.wall)}
+        site.log.note(Event.CLOCK, Outcome.DONE, data=data)
 
 
 def _clear_temporary(site: Site) -> None:
@@ -64,8 +120,8 @@ def _clear_temporary(site: Site) -> None:
     for path in (site.root / "generations").glob("*/*"):
         if path not in kept:
             fsops.remove_tree(path)
-    in_force = site.trust
-    for path in (site.root / "trust").iterdir():
+    in_force = site.trust_or_none  # its loss is no reason to bar the way to what is known good, nor to clear the rest
+    for path in (site.root / "trust").iterdir() if in_force else ():
         if path.is_dir() and not path.is_symlink() and path != in_force:
             fsops.remove_tree(path)
 
@@ -117,21 +173,6 @@ def _took_effect(site: Site, intent: Record) -> bool:
 def _runs(site: Site, row: ReleaseRow) -> bool:
     active = site.catalog.active(row.product)
     return active is not None and active.release == row.digest
-
-
-def write_receipt(site: Site, row: ReleaseRow) -> Path:
-    """Write the receipt that the catalog holds, where it is not there yet, and return its path.
-
-    The receipt of an earlier import of the same release stays beside it, under a name with its own digest.
-    """
-    path = site.root / "evidence/receipts" / f"{row.digest.hex}.json"
-    if path.exists():
-        before = fsops.read_regular(path, Limits.DOCUMENT)
-        if before == row.receipt:
-            return path
-        fsops.write_durable(path.with_name(f"{row.digest.hex}-{Digest.of(before).short}.json"), before)
-    fsops.write_durable(path, row.receipt)
-    return path
 
 
 def _settle_links(site: Site) -> None:

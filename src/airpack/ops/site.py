@@ -29,7 +29,7 @@ from airpack.crypto.keys import PrivateKey, PublicKey
 from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, StorageError
 from airpack.evidence.log import EvidenceLog
 from airpack.evidence.reading import read_records
-from airpack.evidence.records import Event, Outcome, Record, Subject
+from airpack.evidence.records import Event, Outcome, Phase, Record, Subject, Value
 from airpack.formats.fields import Fields
 from airpack.formats.note import site_origin
 from airpack.store.blobs import BlobStore
@@ -37,6 +37,12 @@ from airpack.types import Digest, Limits
 
 SCHEMA: Final = "airpack.site/1"
 TRUST_ROLES: Final = ("root", "timestamp", "snapshot", "targets")
+CATALOG_REVISION: Final = "catalog"
+"""Fact in every record: the catalog's revision at the time."""
+CATALOG_DIGEST: Final = "catalog_digest"
+"""Fact in every record but intents: digest of the catalog's rows at the time."""
+FOLDERS: Final = ("trust", "generations", "products", "probes", "evidence/receipts", "store/blobs/sha256")
+"""Folders that every site has, beside the log's and the quarantine's."""
 _SITE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _POLICY: Final = """\
 # The operator's policy of this site. Its digest goes on record with every decision that rests on it.
@@ -102,6 +108,7 @@ class Site:
         self.minimum = minimum
         self.store = BlobStore(root / "store")
         self.now: Callable[[], datetime] = utc_now
+        self._digested = (-1, "")  # revision and digest of the catalog, as last computed
 
     @classmethod
     def create(cls, folder: Path, *, root: bytes, minimum: Mapping[str, int]) -> Self:
@@ -121,7 +128,7 @@ class Site:
             raise InputError(f"{folder} is not an empty folder", hint="choose a new folder for the site")
         folder = folder.resolve()
         site = cls(folder, secrets.token_hex(16), fingerprint, dict(minimum))
-        for name in ("trust/0", "generations", "products", "probes", "evidence/receipts"):
+        for name in (*FOLDERS, "trust/0"):
             fsops.make_dir(folder / name)
         fsops.make_dir(folder / "ingest", 0o700)
         site.store.create()
@@ -132,19 +139,23 @@ class Site:
         fsops.write_durable(folder / "evidence/site.key", key.to_pem(None), mode=0o600)
         fsops.write_durable(folder / "evidence/site.pub", key.public.pem)
         Catalog.create(folder / "catalog.db").close()
-        log = EvidenceLog.create(folder / "evidence/log", site_id=site.site_id, key=key, clock=site.now)
+        log = EvidenceLog.create(
+            folder / "evidence/log", site_id=site.site_id, key=key, clock=site.now, facts=site._facts
+        )
         log.note(
             Event.SITE_INIT,
             Outcome.DONE,
             subject=[Subject("root.json", fingerprint)],
             data={f"minimum_{role}": version for role, version in minimum.items()},
         )
-        fsops.write_durable(folder / "site.toml", site._emit().encode())
+        fsops.write_durable(folder / "site.toml", site.emit())
         return site
 
-    def _emit(self) -> str:
+    def emit(self) -> bytes:
+        """Return the bytes of site.toml."""
         lines = [f'schema = "{SCHEMA}"', f'id = "{self.site_id}"', f'root = "{self.fingerprint}"', "", "[minimum]"]
-        return "\n".join([*lines, *(f"{role} = {version}" for role, version in sorted(self.minimum.items())), ""])
+        lines += [*(f"{role} = {version}" for role, version in sorted(self.minimum.items())), ""]
+        return "\n".join(lines).encode()
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -153,6 +164,19 @@ class Site:
         Raises:
             NotFoundError: There is none.
             IntegrityError: site.toml cannot be read, or the pinned root is not the one it names.
+        """
+        site = cls.identify(folder)
+        site.check_root()
+        return site
+
+    @classmethod
+    def identify(cls, folder: Path) -> Self:
+        """Read what site.toml says, and look at nothing else yet.
+
+        Raises:
+            NotFoundError: There is none.
+            IntegrityError: It cannot be understood.
+            StorageError: It cannot be read.
         """
         folder = folder.resolve()
         path = folder / "site.toml"
@@ -170,15 +194,23 @@ class Site:
         fields.done()
         if not _SITE_ID.match(site_id):
             raise fields.fail(f"'id' is {site_id[:80]!r}; `airpack site init` writes 32 hex digits")
-        site = cls(folder, site_id, fingerprint, minimum)
-        found = Digest.of(site.pinned_root())
-        if found != fingerprint:
+        return cls(folder, site_id, fingerprint, minimum)
+
+    def check_root(self) -> None:
+        """Hold the pinned root to its fingerprint.
+
+        Raises:
+            NotFoundError: It is not there.
+            IntegrityError: It is another one.
+            StorageError: It cannot be read.
+        """
+        found = Digest.of(self.pinned_root())
+        if found != self.fingerprint:
             raise IntegrityError(
-                f"{folder / 'root.json'} is not the root that this site was enrolled with: expected {fingerprint}, "
-                f"found {found}",
+                f"{self.root / 'root.json'} is not the root that this site was enrolled with: "
+                f"expected {self.fingerprint}, found {found}",
                 hint="put the root back from where the site was enrolled, or make a new site",
             )
-        return site
 
     def pinned_root(self) -> bytes:
         """Return the bytes of the pinned root."""
@@ -211,7 +243,22 @@ class Site:
     @cached_property
     def log(self) -> EvidenceLog:
         """The evidence log, verified when first needed."""
-        return EvidenceLog.open(self.root / "evidence/log", site_id=self.site_id, key=self.key, clock=self.now)
+        return EvidenceLog.open(
+            self.root / "evidence/log", site_id=self.site_id, key=self.key, clock=self.now, facts=self._facts
+        )
+
+    def _facts(self, phase: Phase) -> Mapping[str, Value]:
+        """Return what each record says of the catalog; nothing where that cannot be read, for the log must go on."""
+        try:
+            revision = self.catalog.revision()
+            facts: dict[str, Value] = {CATALOG_REVISION: revision}
+            if phase is not Phase.INTENT:
+                if self._digested[0] != revision:  # the first record at a revision is the witness; the others repeat it
+                    self._digested = revision, str(self.catalog.digest())
+                facts[CATALOG_DIGEST] = self._digested[1]
+        except AirpackError:
+            return {}
+        return facts
 
     def records(self) -> list[Record]:
         """Return the records of the evidence log, without opening it: readers hold no lock and repair nothing.
@@ -242,19 +289,36 @@ class Site:
                 path=str(link),
             ) from error
 
-    def promote_trust(self, state: Path) -> None:
-        """Put a refreshed copy of the trust state in force: durable, in one step, and never half."""
-        number = max(int(path.name) for path in (self.root / "trust").iterdir() if path.name.isdigit()) + 1
+    @property
+    def trust_or_none(self) -> Path | None:
+        """The folder of the trust state that is in force, None where nothing says which it is."""
+        try:
+            return self.trust
+        except IntegrityError:
+            return None
+
+    def stage_trust(self, state: Path) -> Path:
+        """Make a refreshed copy of the trust state durable beside the one in force, and return its folder there."""
+        number = max((int(path.name) for path in self._trust_states()), default=0) + 1
         for folder, _, files in os.walk(state):
             for name in files:
                 path = Path(folder, name)
                 if not path.is_symlink():
                     fsops.sync_file(path)
             fsops.sync_dir(Path(folder))
-        old = self.trust
-        fsops.rename_durable(state, self.root / "trust" / str(number))
-        fsops.swap_link(self.root / "trust/current", str(number))
-        fsops.remove_tree(old)
+        staged = self.root / "trust" / str(number)
+        fsops.rename_durable(state, staged)
+        return staged
+
+    def promote_trust(self, staged: Path) -> None:
+        """Put a staged trust state in force: in one step, and never half."""
+        fsops.swap_link(self.root / "trust/current", staged.name)
+        for path in self._trust_states():
+            if path != staged:
+                fsops.remove_tree(path)
+
+    def _trust_states(self) -> list[Path]:
+        return [path for path in (self.root / "trust").iterdir() if path.name.isdigit()]
 
     def current(self, product: str) -> Path:
         """Return the link that names what runs of `product`."""

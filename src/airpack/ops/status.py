@@ -1,5 +1,6 @@
 """Looking at a site: what runs, what is held, how fresh the channel is. Nothing is changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from airpack.ops.activate import active_release, brief, find_release
 from airpack.ops.generations import load_release
 from airpack.ops.site import Site
 from airpack.ops.trust import stored_channel
+from airpack.ops.witness import Recorded, facts_of
 from airpack.policy import lifecycle
 from airpack.policy.bom import verified_bom
 from airpack.types import Limits, State
@@ -39,7 +41,17 @@ class ProductStatus:
 
 @dataclass(frozen=True, slots=True)
 class SiteStatus:
-    """The whole site at one look."""
+    """The whole site at one look.
+
+    Attributes:
+        site: The site.
+        starter: Whether its channel is a starter channel.
+        channel: The channel as last seen, None before the first import.
+        products: Each product.
+        records: Number of records in the evidence log.
+        now: The machine's clock.
+        warnings: What contradicts the log: a catalog, a trust state or a clock that went back.
+    """
 
     site: Site
     starter: bool
@@ -47,6 +59,7 @@ class SiteStatus:
     products: tuple[ProductStatus, ...]
     records: int
     now: datetime
+    warnings: tuple[str, ...]
 
     @property
     def expired(self) -> list[str]:
@@ -66,6 +79,7 @@ class SiteStatus:
             "expires": {role: emit_time(at) for role, at in self.channel.expires.items()} if self.channel else {},
             "expired": self.expired,
             "records": self.records,
+            "warnings": list(self.warnings),
             "products": {
                 product.name: {
                     "active": brief(product.active),
@@ -85,10 +99,39 @@ def status(site: Site) -> SiteStatus:
         IntegrityError: The evidence log or the catalog does not hold.
         StorageError: The site cannot be read.
     """
+    records = site.records()  # first: what is read after them is never older than they are
     channel = stored_channel(site)
     products = tuple(_product(site, name) for name in site.catalog.products())
     starter = channel.starter if channel else check_root(site.pinned_root()).starter
-    return SiteStatus(site, starter, channel, products, len(site.records()), site.now())
+    now = site.now()
+    warnings = (*_older(site, channel, records), *_behind(now, channel, records))
+    return SiteStatus(site, starter, channel, products, len(records), now, warnings)
+
+
+def _older(site: Site, channel: TrustedChannel | None, records: Sequence[Record]) -> list[str]:
+    recorded, found = Recorded.of_facts(facts_of(records)), []
+    catalog = recorded.older_catalog(site.catalog.revision())
+    if catalog is not None:
+        # Then the link alone says what runs.
+        links = [f"{name}/current -> {_link(site, name)}" for name in site.catalog.products()]
+        found.append("; ".join([catalog, *links]))
+    trust = recorded.older_trust(channel.versions if channel else {})
+    return found + ([trust] if trust is not None else [])
+
+
+def _link(site: Site, product: str) -> str:
+    link = site.current(product)
+    return str(link.readlink()) if link.is_symlink() else "nothing"
+
+
+def _behind(now: datetime, channel: TrustedChannel | None, records: Sequence[Record]) -> list[str]:
+    moments = {f"record {record.seq} was made": record.time.wall for record in records[-1:]}
+    if channel is not None:
+        moments["the channel's metadata was signed"] = channel.issued
+    what, latest = max(moments.items(), key=lambda item: item[1])
+    if now >= latest:
+        return []
+    return [f"the clock of this machine is behind: it says {emit_time(now)}, and {what} at {emit_time(latest)}"]
 
 
 def _product(site: Site, name: str) -> ProductStatus:

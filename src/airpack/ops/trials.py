@@ -87,7 +87,7 @@ def _planned(site: Site, product: str, release: Release, tree: Path) -> list[tup
     if not file.parent.is_dir():
         raise InputError(f"the site has lost its folder {file.parent}", hint=f"mkdir {file.parent}")
     if os.path.lexists(file):  # a link that leads nowhere is a mistake to name, not a probe that is not there
-        probe = _read_probe(file)
+        probe = read_probe(file)
         planned.append(("operator", probe, file.parent / probe.golden if probe.golden else None))
     return planned
 
@@ -96,7 +96,15 @@ def _operator_file(site: Site, product: str) -> Path:
     return site.root / "probes" / f"{product}.toml"
 
 
-def _read_probe(file: Path) -> Probe:
+def read_probe(file: Path) -> Probe:
+    """Read an operator's probe file.
+
+    Raises:
+        NotFoundError: It is not there.
+        IntegrityError: It is no regular file.
+        InputError: It is no probe.
+        StorageError: It cannot be read.
+    """
     data = fsops.read_regular(file, Limits.DOCUMENT)
     return parse_probe(Fields.from_toml(data, what=str(file), error=InputError))
 

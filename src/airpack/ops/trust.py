@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -10,14 +10,19 @@ from pathlib import Path
 from airpack import fsops
 from airpack.crypto.client import TrustedChannel, refresh, reload
 from airpack.errors import IntegrityError, NotFoundError, RevokedError, StorageError, TrustError
-from airpack.evidence.records import Event, Outcome, Subject, clip
+from airpack.evidence.log import Fact
+from airpack.evidence.records import MAX_LIST, Event, Outcome, Subject, Value, clip
 from airpack.formats.head import Head
 from airpack.formats.times import emit_time
 from airpack.formats.trust import REVOCATIONS_TARGET, Revocations
 from airpack.ops.site import Site
+from airpack.ops.witness import Recorded, check_versions, version_key
+from airpack.store.blobs import hash_file
 from airpack.types import State
 
-_RESTORE = "put the folder `trust` back from a backup, or make a new site and import its releases again"
+_RESTORE = "airpack fsck --repair PACKAGE, with the newest package there is, makes the trust state anew"
+FILES = "trust_files"
+"""Fact in the record of a refresh: the files of the state that it brought."""
 _ATTEMPTS = 3  # to copy a trust state that imports keep replacing
 
 
@@ -34,12 +39,11 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
     def run(head: Head) -> TrustedChannel:
         with _copied(site, site.root / "ingest") as state:
             channel = _refreshed(site, state, head, record=keep)
+            check_versions(Recorded.of_log(site), channel.versions)
             if keep and _versions(site) != channel.versions:
-                versions = {f"{role}_version": version for role, version in channel.versions.items()}
-                site.log.note(Event.TRUST, Outcome.DONE, data={"channel": channel.channel, **versions})
-                site.promote_trust(state)
+                _promote(site, state, channel)
             if keep:
-                _apply_revocations(site, channel)
+                apply_revocations(site, channel)
         return channel
 
     return run
@@ -74,7 +78,85 @@ def stored_revocations(site: Site) -> Revocations:
     return Revocations.parse(channel.target(REVOCATIONS_TARGET)) if channel is not None else Revocations({})
 
 
-def _apply_revocations(site: Site, channel: TrustedChannel) -> None:
+def _promote(site: Site, state: Path, channel: TrustedChannel) -> None:
+    """Stage, record, put in force: whatever is on record is there for `finish_promotion` after a crash."""
+    staged = site.stage_trust(state)
+    versions = {version_key(role): version for role, version in channel.versions.items()}
+    data: dict[str, Value] = {"channel": channel.channel, FILES: state_files(staged), **versions}
+    site.log.note(Event.TRUST, Outcome.DONE, data=data)
+    site.promote_trust(staged)
+
+
+def rebuild_trust(site: Site, head: Head) -> None:
+    """Put a new trust state in force in place of one that is damaged, lost or older, from the pinned root on.
+
+    What guards against rollback is then not the state, but the versions that the log has on record: nothing below them.
+
+    Raises:
+        IntegrityError: No record says how new the state was.
+        TrustError: The head's metadata does not hold, or has expired.
+        RollbackError: It is older than what is on record.
+    """
+    recorded = Recorded.of_log(site)
+    if not all(known.value for known in recorded.versions.values()):
+        raise IntegrityError("no record says how new the trust state was, so none can be made anew", hint=_RESTORE)
+    folder = Path(tempfile.mkdtemp(prefix="trust-", dir=site.root / "ingest"))
+    try:
+        channel = _refreshed(site, folder / "state", head, record=True)
+        check_versions(recorded, channel.versions)
+        _promote(site, folder / "state", channel)
+    finally:
+        fsops.remove_tree(folder)
+
+
+def finish_promotion(site: Site) -> None:
+    """Put in force the trust state that went on record just before a crash; what did not is left to be cleared away."""
+    staged = staged_trust(site, site.log.facts())
+    if staged is not None:
+        site.promote_trust(staged)
+
+
+def staged_trust(site: Site, facts: Iterable[Fact]) -> Path | None:
+    """Return the trust state that the newest of `facts` names, where it is there and not in force; None otherwise.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    in_force = site.trust_or_none
+    others = [path for path in (site.root / "trust").glob("*") if path.name.isdigit() and path != in_force]
+    known = recorded_state(facts) if others else None
+    return next((path for path in others if known is not None and state_files(path) == known), None)
+
+
+def recorded_state(facts: Iterable[Fact]) -> tuple[str, ...] | None:
+    """Return the files of the newest trust state on record, None where no record says them."""
+    newest = None
+    for _, event, data in facts:
+        if event is Event.TRUST and isinstance(files := data.get(FILES), tuple):
+            newest = files
+    return newest
+
+
+def state_files(folder: Path) -> tuple[str, ...]:
+    """Return `NAME DIGEST` for each file of a trust state, `NAME -> TARGET` for each link, at most what a record takes.
+
+    Old roots come last: each is signed by the one before it.
+
+    Raises:
+        IntegrityError: Something in it is neither file, folder nor link.
+        StorageError: It cannot be read.
+    """
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found.append(f"{name} -> {path.readlink()}")
+        elif not path.is_dir():
+            found.append(f"{name} {hash_file(path)[0]}")
+    return tuple(sorted(found, key=lambda line: (line.startswith("root_history/"), line))[:MAX_LIST])
+
+
+def apply_revocations(site: Site, channel: TrustedChannel) -> None:
     """Block what the channel has withdrawn. What runs goes on running, shown as blocked, until somebody decides."""
     revoked = Revocations.parse(channel.target(REVOCATIONS_TARGET)).releases
     for row in site.catalog.releases():

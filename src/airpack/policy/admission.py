@@ -144,9 +144,7 @@ def admit(data: bytes, *, refresh: Callable[[Head], TrustedChannel], have: str, 
             raise TrustError(f"policy.json is of channel {policy.channel!r}, the root of {channel.channel!r}")
         found(f"{len(policy.roles)} roles, {len(revocations.releases)} revocations")
     with steps.step("package") as found:
-        payload = _verified_package(parsed.package, policy.role("packer"))
-        _check_version(read_needs(payload), have)
-        manifest = PackageManifest.parse(payload)
+        manifest, manifest_digest = open_package(parsed, policy, have=have)
         found(f"{len(manifest.files)} files in {len(manifest.volumes)} volumes, signed by the packer")
     with steps.step("release") as found:
         release = _release(parsed, channel, manifest)
@@ -162,11 +160,25 @@ def admit(data: bytes, *, refresh: Callable[[Head], TrustedChannel], have: str, 
         policy=policy,
         policy_digest=Digest.of(policy_bytes),
         manifest=manifest,
-        manifest_digest=Digest.of(payload),
+        manifest_digest=manifest_digest,
         release=release,
         predicate=predicate,
         attestations=attestations,
     )
+
+
+def open_package(parsed: Head, policy: TrustPolicy, *, have: str) -> tuple[PackageManifest, Digest]:
+    """Step 4: return the package manifest that the packers of `policy` signed, and the digest of its bytes.
+
+    Raises:
+        IntegrityError: What was signed is no package manifest.
+        TrustError: Too few of the packers' keys signed it.
+        PolicyError: It was made for a newer airpack than `have`.
+    """
+    payload = _verified_package(parsed.package, policy.role("packer"))
+    _check_version(read_needs(payload), have)
+    manifest = PackageManifest.parse(payload)
+    return manifest, Digest.of(payload)
 
 
 def _verified_package(envelope: bytes, role: Role) -> bytes:

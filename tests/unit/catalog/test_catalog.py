@@ -437,3 +437,85 @@ def test_the_catalog_agrees_with_a_model(tmp_path: Path) -> None:
         folder = tmp_path
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=12, stateful_step_count=12, deadline=None))
+
+
+class TestRevision:
+    def test_counts_every_transaction_and_no_other_read(self, catalog: Catalog) -> None:
+        assert catalog.revision() == 0
+        catalog.add_release(row(), {BLOB: 4})
+        assert catalog.revision() == 1
+        catalog.releases()
+        catalog.check()
+        assert catalog.revision() == 1
+        catalog.add_generation("encoder", row().digest)
+        catalog.point("encoder", None)
+        assert catalog.revision() == 3
+
+    def test_a_transaction_that_failed_does_not_count(self, catalog: Catalog) -> None:
+        with pytest.raises(NotFoundError):
+            catalog.set_state(Digest.of(b"nothing"), State.FAILED)
+        assert catalog.revision() == 0
+
+    def test_goes_on_over_the_decimal_places_that_text_has(self, catalog: Catalog, path: Path) -> None:
+        catalog.add_release(row(), {BLOB: 4})
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE meta SET value = '9' WHERE key = 'revision'")
+        catalog.add_release(row(), {BLOB: 4})
+        assert catalog.revision() == 10
+
+    def test_one_that_is_no_number_is_damage(self, catalog: Catalog, path: Path) -> None:
+        catalog.add_release(row(), {BLOB: 4})
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE meta SET value = 'many' WHERE key = 'revision'")
+        with pytest.raises(IntegrityError, match="many"):
+            catalog.revision()
+
+
+class TestDigest:
+    def test_is_of_the_rows_and_not_of_the_file(self, catalog: Catalog, path: Path) -> None:
+        catalog.add_release(row(), {BLOB: 4})
+        before = catalog.digest()
+        content = path.read_bytes()
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE passing (x)")
+            connection.execute("DROP TABLE passing")
+        assert path.read_bytes() != content
+        assert catalog.digest() == before
+        assert Catalog(path).digest() == before
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE releases SET proven = 1",
+            "UPDATE releases SET receipt = x'00'",
+            "UPDATE releases SET version = CAST(version AS BLOB)",
+            "UPDATE releases SET imported = CAST(x'ff' AS TEXT)",
+            "UPDATE blobs SET size = 5",
+            "DELETE FROM release_blobs",
+            "UPDATE products SET active = 0",
+            "INSERT INTO meta VALUES ('x', '')",
+        ],
+    )
+    def test_changes_with_any_cell(self, catalog: Catalog, path: Path, change: str) -> None:
+        catalog.add_release(row(), {BLOB: 4})
+        before = catalog.digest()
+        with sqlite3.connect(path) as connection:
+            connection.execute(change)
+        assert catalog.digest() != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE releases SET imported = CAST(x'ff' AS TEXT)",
+        "UPDATE releases SET version = CAST(version AS BLOB)",
+        "UPDATE releases SET sequence = 'two'",
+        "UPDATE releases SET digest = CAST(digest AS BLOB)",
+    ],
+)
+def test_a_cell_of_another_kind_is_damage_and_no_bug(catalog: Catalog, path: Path, change: str) -> None:
+    catalog.add_release(row(), {BLOB: 4})
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    with pytest.raises(IntegrityError, match="damaged"):
+        catalog.releases()

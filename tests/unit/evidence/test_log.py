@@ -12,7 +12,7 @@ from airpack.crypto.keys import PrivateKey
 from airpack.errors import InputError, IntegrityError, StorageError, TrustError
 from airpack.evidence import log as log_module
 from airpack.evidence.checkpoint import open_checkpoint, sign_checkpoint
-from airpack.evidence.log import EvidenceLog, Recovery
+from airpack.evidence.log import EvidenceLog, Highest, Recovery
 from airpack.evidence.merkle import Tree, leaf_hash, verify_consistency
 from airpack.evidence.records import Event, Outcome, Phase, Record, Subject
 from airpack.formats.note import Checkpoint
@@ -481,3 +481,54 @@ def test_a_crash_at_any_step_of_an_append_loses_nothing_acknowledged(
     records: list[Record] = list(again.records(1))
     assert [record.event for record in records] in ([], [Event.IMPORT], [Event.IMPORT, Event.RECOVER])
     assert len(again.open_intents()) == (Event.IMPORT in [record.event for record in records])
+
+
+def test_every_record_says_the_facts_of_its_time(tmp_path: Path) -> None:
+    key, told = PrivateKey.generate("ed25519"), iter(range(1, 9))
+
+    def clock() -> datetime:
+        return datetime(2031, 1, 1, tzinfo=UTC)
+
+    def facts(phase: Phase) -> dict[str, Any]:
+        return {"count": next(told), "phase": phase.value}
+
+    log = EvidenceLog.create(tmp_path / "log", site_id="0" * 32, key=key, clock=clock, facts=facts)
+    corr = log.intent(Event.IMPORT, data={"bytes": 7})
+    log.result(corr, Outcome.DONE)
+    assert [dict(record.data) for record in log.records()] == [
+        {"bytes": 7, "count": 1, "phase": "intent"},
+        {"count": 2, "phase": "result"},
+    ]
+    again = EvidenceLog.open(tmp_path / "log", site_id="0" * 32, key=key, clock=clock)
+    assert [data["count"] for _, _, data in again.facts()] == [1, 2]
+
+
+def test_facts_that_cannot_be_told_leave_the_log_as_it_was(tmp_path: Path) -> None:
+    def facts(_phase: Phase) -> dict[str, Any]:
+        raise StorageError("no facts")
+
+    log = EvidenceLog.create(
+        tmp_path / "log",
+        site_id="0" * 32,
+        key=PrivateKey.generate("ed25519"),
+        clock=lambda: datetime(2031, 1, 1, tzinfo=UTC),
+        facts=facts,
+    )
+    before = (tmp_path / "log/entries.jsonl").read_bytes()
+    with pytest.raises(StorageError, match="no facts"):
+        log.note(Event.GC)
+    assert (tmp_path / "log/entries.jsonl").read_bytes() == before
+
+
+def test_the_highest_value_of_a_fact_is_that_of_the_first_record_that_has_it(site: Any) -> None:
+    log = site.create()
+    assert log.highest("catalog") == Highest(0, -1)
+    assert log.newest() is None
+    for value in (3, 9, 9, 4, True, "12"):
+        log.note(Event.GC, data={"catalog": value})
+    for opened in (log, site.open()):
+        assert opened.highest("catalog") == Highest(9, 1)
+        assert opened.highest("other") == Highest(0, -1)
+        newest = opened.newest()
+        assert newest is not None
+        assert newest.seq == 5

@@ -9,9 +9,13 @@ import pytest
 
 from airpack import fsops
 from airpack.catalog.catalog import Generation
+from airpack.crypto import signing
+from airpack.crypto.keys import PrivateKey
 from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, StorageError, TrustError
-from airpack.evidence.records import Event, Outcome, Subject
-from airpack.ops.recover import exclusive, write_receipt
+from airpack.evidence.records import Event, Outcome, Record, Subject
+from airpack.formats.statement import PREDICATE_VSA, Statement
+from airpack.ops.receipts import write_receipt
+from airpack.ops.recover import exclusive
 from airpack.ops.site import Site, SitePolicy
 from airpack.types import Digest, State
 
@@ -20,6 +24,11 @@ def rewrite(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def catalog_facts(record: Record) -> dict[str, Any]:
+    """Return what every record says of the catalog."""
+    return {key: record.data[key] for key in ("catalog", "catalog_digest")}
 
 
 class TestCreate:
@@ -139,7 +148,7 @@ class TestTrust:
 
     def test_a_new_state_replaces_the_old_one_whole(self, site: Site) -> None:
         for name in ("a", "b"):
-            site.promote_trust(self.fresh(site, name))
+            site.promote_trust(site.stage_trust(self.fresh(site, name)))
             assert (site.trust / "deep/file").read_text() == name
         assert sorted(path.name for path in (site.root / "trust").iterdir()) == ["2", "current"]
         assert list((site.root / "ingest").iterdir()) == []
@@ -155,12 +164,12 @@ class TestTrust:
                 return real(path, *rest)
 
             monkeypatch.setattr(fsops, name, call)
-        site.promote_trust(state)
+        site.promote_trust(site.stage_trust(state))
         assert set(done[:3]) == {"sync_file file", "sync_dir deep", "sync_dir a"}
         assert done[3:] == ["rename_durable a", "swap_link current", "remove_tree 0"]
 
     def test_a_failure_leaves_the_old_one_in_force(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        site.promote_trust(self.fresh(site, "a"))
+        site.promote_trust(site.stage_trust(self.fresh(site, "a")))
         state = self.fresh(site, "b")
 
         def broken(*_arguments: Any) -> None:
@@ -169,9 +178,9 @@ class TestTrust:
         with monkeypatch.context() as patch:
             patch.setattr(os, "symlink", broken)
             with pytest.raises(StorageError):
-                site.promote_trust(state)
+                site.promote_trust(site.stage_trust(state))
         assert (site.trust / "deep/file").read_text() == "a"
-        site.promote_trust(self.fresh(site, "c"))
+        site.promote_trust(site.stage_trust(self.fresh(site, "c")))
         assert (site.trust / "deep/file").read_text() == "c"
 
     def test_a_site_that_lost_it_says_so(self, site: Site) -> None:
@@ -279,7 +288,7 @@ class TestRecovery:
         assert (row.state, row.tries, row.proven) == (after, tries, after is State.KNOWN_GOOD)
         record = site.records()[-1]
         assert (record.event, record.outcome) == (Event.RECOVER, Outcome.INTERRUPTED)
-        assert record.data == {"state": after.value, "tries_left": tries}
+        assert record.data == {"state": after.value, "tries_left": tries} | catalog_facts(record)
 
     @pytest.mark.parametrize("visible", [False, True])
     def test_an_import_without_a_result_gets_the_true_one(
@@ -291,7 +300,7 @@ class TestRecovery:
         with exclusive(site):
             record = site.records()[-1]
         assert record.outcome == (Outcome.DONE if visible else Outcome.INTERRUPTED)
-        assert record.data == {"recovered": True}
+        assert record.data == {"recovered": True} | catalog_facts(record)
         receipts = list((site.root / "evidence/receipts").iterdir())
         assert [path.name for path in receipts] == ([f"{digest.hex}.json"] if visible else [])
 
@@ -348,10 +357,25 @@ class TestReceipt:
     def test_that_of_an_earlier_import_stays_as_evidence(self, site: Site, hold: Callable[..., Any]) -> None:
         row = hold().row
         path = write_receipt(site, row)
-        path.write_bytes(b"the account of an earlier import")
+        earlier = signing.sign_statement(site.key, Statement(row.name, row.digest, PREDICATE_VSA, {}))
+        path.write_bytes(earlier)
         assert write_receipt(site, row).read_bytes() == row.receipt
-        kept = path.with_name(f"{row.digest.hex}-{Digest.of(b'the account of an earlier import').short}.json")
-        assert kept.read_bytes() == b"the account of an earlier import"
+        kept = path.with_name(f"{row.digest.hex}-{Digest.of(earlier).short}.json")
+        assert kept.read_bytes() == earlier
+
+    def test_what_is_no_receipt_of_this_site_is_not_kept_for_an_auditor(
+        self, site: Site, hold: Callable[..., Any]
+    ) -> None:
+        row = hold().row
+        path = write_receipt(site, row)
+        forged = signing.sign_statement(
+            PrivateKey.generate("ed25519"), Statement(row.name, row.digest, PREDICATE_VSA, {})
+        )
+        other = signing.sign_statement(site.key, Statement(row.name, Digest.of(b""), PREDICATE_VSA, {}))
+        for data in (b"rotten", forged, other):
+            path.write_bytes(data)
+            assert write_receipt(site, row).read_bytes() == row.receipt
+            assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_site_may_be_moved(site: Site, tmp_path: Path, hold: Callable[..., Any]) -> None:
