@@ -308,6 +308,10 @@ class _Look:
             found += [problem("site", "root.json", error, Remedy.PACKAGE)] if error else []
         lost = [name for name in FOLDERS if not (site.root / name).is_dir()]
         found += [Finding("site", f"{name}: the folder is missing", Remedy.REPAIR) for name in lost]
+        if not (site.root / "probes").is_dir():
+            found.append(
+                Finding("site", "probes: the folder is missing, and what the operator had in it", Remedy.OPERATOR)
+            )
         error = _attempt(site.policy)
         found += [problem("site", "policy.toml", error, Remedy.OPERATOR)] if error else []
         probes = sorted((site.root / "probes").glob("*.toml"))

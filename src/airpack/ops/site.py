@@ -41,8 +41,9 @@ CATALOG_REVISION: Final = "catalog"
 """Fact in every record: the catalog's revision at the time."""
 CATALOG_DIGEST: Final = "catalog_digest"
 """Fact in every record but intents: digest of the catalog's rows at the time."""
-FOLDERS: Final = ("trust", "generations", "products", "probes", "evidence/receipts", "store/blobs/sha256")
-"""Folders that every site has, beside the log's and the quarantine's."""
+FOLDERS: Final = ("trust", "generations", "products", "evidence/receipts", "store/blobs/sha256")
+"""Folders that every site has and that are made again where they are lost: not `probes`, for a new one would hide that
+the operator's probes are gone."""
 _SITE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _POLICY: Final = """\
 # The operator's policy of this site. Its digest goes on record with every decision that rests on it.
@@ -128,7 +129,7 @@ class Site:
             raise InputError(f"{folder} is not an empty folder", hint="choose a new folder for the site")
         folder = folder.resolve()
         site = cls(folder, secrets.token_hex(16), fingerprint, dict(minimum))
-        for name in (*FOLDERS, "trust/0"):
+        for name in (*FOLDERS, "trust/0", "probes"):
             fsops.make_dir(folder / name)
         fsops.make_dir(folder / "ingest", 0o700)
         site.store.create()
