@@ -75,6 +75,11 @@ class Finding:
     hint: str = ""
 
     @property
+    def is_leftover(self) -> bool:
+        """Whether it is no damage, but what a command that was cut short or given up left for `airpack gc`."""
+        return self.remedy is Remedy.GC
+
+    @property
     def help(self) -> str:
         """What would help, for people."""
         return self.hint or HELP[self.remedy]
@@ -97,18 +102,28 @@ class Examined:
     findings: tuple[Finding, ...]
 
     @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What is not as it was verified, or could not be checked."""
+        return tuple(finding for finding in self.findings if not finding.is_leftover)
+
+    @property
     def damage(self) -> list[str]:
-        """Lines of what is not as it should be."""
-        return [finding.line for finding in self.findings if finding.checked]
+        """Lines of what is not as it was verified."""
+        return [finding.line for finding in self.problems if finding.checked]
 
     @property
     def unchecked(self) -> list[str]:
         """Lines of what could not be read."""
-        return [finding.line for finding in self.findings if not finding.checked]
+        return [finding.line for finding in self.problems if not finding.checked]
+
+    @property
+    def leftovers(self) -> list[str]:
+        """Lines of what nothing claims and `airpack gc` removes."""
+        return [finding.line for finding in self.findings if finding.is_leftover]
 
     def holds(self, *checks: str) -> bool:
         """Return whether nothing was found in any of `checks`."""
-        return not any(finding.check in checks for finding in self.findings)
+        return not any(finding.check in checks for finding in self.problems)
 
 
 _T = TypeVar("_T")
@@ -193,7 +208,8 @@ def examine(site: Site, reporter: Reporter) -> Examined:
             fine, found = "", [problem(name, name, unread, Remedy.OPERATOR)]
         findings += found
         detail = "; ".join(finding.line for finding in found[:3]) or fine
-        checks.append(Check(name, ok=not found and not fine.startswith(_NOT_CHECKED), detail=detail))
+        ok = all(finding.is_leftover for finding in found) and not fine.startswith(_NOT_CHECKED)
+        checks.append(Check(name, ok=ok, detail=detail))
     return Examined(tuple(checks), tuple(findings))
 
 
@@ -239,7 +255,8 @@ class _Look:
         self._recorded = Recorded.of_facts(self._facts) if self._facts is not None else None
         self._catalog = _attempt(lambda: (site.catalog.releases(), site.catalog.blobs(), site.catalog.generations()))
         self._bad: set[Digest] = set()
-        self._by_rows = Remedy.REPAIR  # of what is made from the catalog's rows; a backup, where those do not hold
+        # Of what is made from the catalog's rows, and of what they do not claim; a backup, where they do not hold.
+        self._by_rows, self._left = Remedy.REPAIR, Remedy.GC
 
     def parts(self) -> dict[str, Callable[[], Looked]]:
         """Return the parts by name, in order: what comes later may rest on what came before."""
@@ -333,6 +350,7 @@ class _Look:
             lines += [line for line in said if line]
         found = [Finding("catalog", f"catalog: {line}", Remedy.BACKUP) for line in lines]
         self._by_rows = Remedy.BACKUP if found else Remedy.REPAIR
+        self._left = Remedy.BACKUP if found else Remedy.GC
         return f"{len(catalog.releases())} releases at revision {revision}", found
 
     # -- the store
@@ -367,9 +385,9 @@ class _Look:
         trees = {site.tree(generation) for generation in catalog.generations()}
         unnamed = [path for path in (site.root / "generations").glob("*/*") if path not in trees]
         paths = [*site.store.strays(), *self._stray_links(), *self._stray_receipts()]
-        found = [Finding("strays", f"orphan blob {digest}: no release claims it", Remedy.GC) for digest in orphans]
+        found = [Finding("strays", f"orphan blob {digest}: no release claims it", self._left) for digest in orphans]
         found += [
-            Finding("strays", f"{path.relative_to(site.root)}: no row names this tree", self._by_rows)
+            Finding("strays", f"{path.relative_to(site.root)}: no row names this tree", self._left)
             for path in unnamed
             if not path.name.startswith(".")
         ]
@@ -400,7 +418,7 @@ class _Look:
             claims = self._site.catalog.blobs(generation.release).keys()
             remedy = Remedy.PACKAGE if claims & self._bad else self._by_rows
             if row is None or row.state is State.SUPERSEDED:
-                found.append(Finding("generations", f"{name}: its release is not held", Remedy.GC))
+                found.append(Finding("generations", f"{name}: its release is not held", self._left))
             elif not self._site.tree(generation).is_dir():
                 found.append(Finding("generations", f"{name}: its tree is missing", remedy))
             else:

@@ -43,7 +43,7 @@ class Fsck:
     @property
     def ok(self) -> bool:
         """Whether everything is as it was verified."""
-        return not self.examined.findings
+        return not self.examined.problems
 
     def document(self) -> dict[str, Any]:
         """Return the JSON view."""
@@ -51,6 +51,7 @@ class Fsck:
             "ok": self.ok,
             "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks],
             "damage": self.examined.damage,
+            "leftovers": self.examined.leftovers,
             "unchecked": self.examined.unchecked,
             "findings": [finding.document() for finding in self.examined.findings],
         }
@@ -60,7 +61,8 @@ class Fsck:
 
     def error(self) -> AirpackError:
         """Return what there is to raise: damage where any was found, else that not all could be read."""
-        first, more = self.examined.findings[0], len(self.examined.findings) - 1
+        first, *others = self.examined.problems
+        more = len(others)
         kind: type[AirpackError] = IntegrityError if self.examined.damage else StorageError
         state = "not as it was verified" if self.examined.damage else "could not be checked"
         after = " after the repair" if self.repaired is not None and not self.repaired.dry_run else ""
@@ -113,25 +115,25 @@ def _repair(site: Site, first: Examined, heads: Sequence[Path], reporter: Report
     if first.holds("catalog"):
         with suppress(AirpackError):  # what it could not do, the second look finds
             recover(site)
-    if not first.findings:
+    if not first.problems:
         result = Fsck(first, Repaired(dry_run=False))
         _record(site, result)
         return result
-    corr = site.log.intent(Event.FSCK, data={"damaged": len(first.findings), "packages": len(heads)})
+    corr = site.log.intent(Event.FSCK, data={"damaged": len(first.problems), "packages": len(heads)})
     repaired = carry_out(site, first, heads, reporter)
     left = examine(site, reporter)
     known = {finding.line for finding in left.findings}
     fixed = tuple(finding.line for finding in first.findings if finding.line not in known)
     result = Fsck(left, repaired, fixed)
     reason = "" if result.ok else result.error().code
-    data = {"fixed": len(fixed), "left": len(left.findings), "blobs": len(repaired.restored)}
+    data = {"fixed": len(fixed), "left": len(left.problems), "blobs": len(repaired.restored)}
     site.log.result(corr, Outcome.DONE if result.ok else Outcome.FAILED, reason=reason, data=data)
     return result
 
 
 def _record(site: Site, result: Fsck) -> None:
     """Put the result on record; where the log itself is what is broken, the result is all there is."""
-    data = {"damaged": len(result.examined.findings)}
+    data = {"damaged": len(result.examined.problems)}
     if result.ok:
         site.log.note(Event.FSCK, Outcome.DONE, data=data)
     elif can_record(site):

@@ -330,27 +330,23 @@ def expected(act: Act, error: AirpackError, seen: Seen) -> bool:
         or (error.code == "not_found" and act.name in {"activate", "rollback"})
         or (error.code == "policy" and act.name == "rollback")
         or (error.code == "rollback" and act.version in floor)
-        or (act.name == "fsck" and _only_orphans(error))
     )
 
 
-def _only_orphans(error: AirpackError) -> bool:
-    """Return whether fsck found nothing but blobs of an import that was given up, which gc removes."""
-    return all(line.startswith("orphan blob") for line in error.document["damage"])
-
-
 def check_sound(place: Path) -> None:
-    """Hold a site to fsck after a gc, to an empty quarantine, and to an audit of its evidence.
+    """Hold a site to fsck before and after a gc that leaves nothing, to an empty quarantine, and to an audit.
 
     Raises:
         LawBrokenError: Something is found.
     """
     out = place.with_name(f"{place.name}.zip")
     try:
-        maintain.gc(Site.open(place))  # blobs of an import that was given up are orphans until then
         maintain.fsck(Site.open(place))
+        maintain.gc(Site.open(place))
+        left = maintain.fsck(Site.open(place)).examined.leftovers
         export_evidence(Site.open(place), out, replace=True)
         audit_evidence(out, key=place / "evidence/site.pub", state=None)
     except AirpackError as error:
         raise LawBrokenError(f"the site is not sound: {error.message}") from error
+    hold(not left, f"gc left {left}")
     hold(not list((place / "ingest").iterdir()), "something is left in the quarantine")
