@@ -34,12 +34,14 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
     def run(head: Head) -> TrustedChannel:
         with _copied(site, site.root / "ingest") as state:
             channel = _refreshed(site, state, head, record=keep)
+            # Read before they are in force: a list that cannot be read must not bar what runs, or the way back.
+            revocations = Revocations.parse(channel.target(REVOCATIONS_TARGET))
             if keep and _versions(site) != channel.versions:
                 versions = {f"{role}_version": version for role, version in channel.versions.items()}
                 site.log.note(Event.TRUST, Outcome.DONE, data={"channel": channel.channel, **versions})
                 site.promote_trust(state)
             if keep:
-                _apply_revocations(site, channel)
+                _apply_revocations(site, revocations)
         return channel
 
     return run
@@ -74,17 +76,16 @@ def stored_revocations(site: Site) -> Revocations:
     return Revocations.parse(channel.target(REVOCATIONS_TARGET)) if channel is not None else Revocations({})
 
 
-def _apply_revocations(site: Site, channel: TrustedChannel) -> None:
+def _apply_revocations(site: Site, revocations: Revocations) -> None:
     """Block what the channel has withdrawn. What runs goes on running, shown as blocked, until somebody decides."""
-    revoked = Revocations.parse(channel.target(REVOCATIONS_TARGET)).releases
     for row in site.catalog.releases():
-        if row.digest in revoked and row.state not in {State.REVOKED, State.SUPERSEDED}:
+        if row.digest in revocations.releases and row.state not in {State.REVOKED, State.SUPERSEDED}:
             site.log.note(
                 Event.POLICY,
                 Outcome.REFUSED,
                 reason=RevokedError.code,
                 subject=[Subject(row.name, row.digest)],
-                data={"message": clip(revoked[row.digest])},
+                data={"message": clip(revocations.releases[row.digest])},
             )
             site.catalog.set_state(row.digest, State.REVOKED, proven=False)
 
