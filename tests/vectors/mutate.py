@@ -96,7 +96,12 @@ class Mutation:
 
 
 class Range:
-    """A site and media in a folder of its own, where mutations are tried."""
+    """A site and media in a folder of its own, where mutations are tried.
+
+    Attributes:
+        packages: Vector -> file name -> bytes, of what is changed.
+        site: The site that it is offered to, made anew now and then.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -105,7 +110,7 @@ class Range:
         for name in (*PACKAGES, HELD):
             Vector.load(HERE / name).lay_out(folder / name)
         self._make_template()
-        self._site = self._open("template")
+        self.site = self._open("template")
         self._renew()
 
     def _make_template(self) -> None:
@@ -126,19 +131,19 @@ class Range:
     def _renew(self) -> None:
         """Begin with a fresh site."""
         if (self._folder / "site").exists():
-            self._site.catalog.close()
+            self.site.catalog.close()
             for parent, _, _ in os.walk(self._folder / "site"):
                 Path(parent).chmod(0o700)
             shutil.rmtree(self._folder / "site")
         shutil.copytree(self._folder / "template", self._folder / "site", symlinks=True)
-        self._site, self._trials = self._open("site"), 0
-        self._before = visible_files(self._site.root)
-        self._asked = asked(self._site)
+        self.site, self._trials = self._open("site"), 0
+        self._before = visible_files(self.site.root)
+        self._asked = asked(self.site)
 
     def control(self) -> None:
         """See that the packages are imported as long as nobody changes them."""
         for name in PACKAGES:
-            import_package(self._site, self._folder / name)
+            import_package(self.site, self._folder / name)
             self._renew()
 
     def attempt(self, mutation: Mutation) -> str:
@@ -153,7 +158,7 @@ class Range:
         medium, data = self._folder / mutation.package, self.packages[mutation.package][mutation.file]
         (medium / mutation.file).write_bytes(mutation.apply(data))
         try:
-            import_package(self._site, medium)
+            import_package(self.site, medium)
         except AirpackError as error:
             if error.exit_code == AirpackError.exit_code:
                 raise ViolationError(f"an error without a class of its own: {error.message}") from error
@@ -171,17 +176,17 @@ class Range:
 
     def _check_success(self, mutation: Mutation) -> None:
         expected = Vector.load(HERE / mutation.package).expect["import"]
-        held = [row for row in releases(self._site) if f"{row.product}@{row.version}" == expected["name"]]
+        held = [row for row in releases(self.site) if f"{row.product}@{row.version}" == expected["name"]]
         if not mutation.resealed or [str(row.digest) for row in held] != [expected["release"]]:
             raise ViolationError("it was imported")
-        for blob in (self._site.root / "store").rglob("*"):
+        for blob in (self.site.root / "store").rglob("*"):
             if blob.is_file() and hash_file(blob)[0].hex != blob.name:
                 raise ViolationError(f"the store holds {blob.name} with other bytes")
 
     def _check_unchanged(self) -> None:
-        if visible_files(self._site.root) != self._before:
+        if visible_files(self.site.root) != self._before:
             raise ViolationError("something visible changed")
-        if self._trials % _FULL == 0 and asked(self._site) != self._asked:
+        if self._trials % _FULL == 0 and asked(self.site) != self._asked:
             raise ViolationError("list or status says something else")
 
 
