@@ -472,6 +472,35 @@ def test_a_medium_that_is_pulled_out_while_it_is_read(scene: Scene, mount: Calla
     assert scene.imports()["state"] == "ready", "putting it back in goes on where it stopped"
 
 
+def leave(*words: str | Path, medium: Medium) -> None:
+    """Run a command until its medium gives no answer, press Ctrl-C, and hold it to end then, and not before."""
+    program = [AIRPACK, *words, "--json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert medium.stalled.wait(60)
+            time.sleep(0.5)
+            assert process.poll() is None, "it waits as long as the medium does"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            medium.unplug()
+            process.kill()
+    assert process.returncode == 130, err
+    assert json.loads(out)["error"]["code"] == "cancelled"
+
+
+@needs_fuse
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_looking_at_a_medium_that_never_answers_can_be_left_with_ctrl_c(
+    scene: Scene, mount: Callable[..., Any], command: str
+) -> None:
+    files = served(scene.medium, direct=False)
+    files[scene.head.name] = Answers(files[scene.head.name].size, lambda *_: None, direct=False)
+    folder, medium = mount(files)
+    more = ["--root", scene.site.folder / "root.json"] if command == "verify" else []
+    leave(command, folder, *more, medium=medium)
+
+
 @needs_fuse
 @pytest.mark.parametrize("where", [0, 128, 900_000, "head", "second volume"])
 def test_a_medium_that_never_answers_can_be_left_with_ctrl_c(
@@ -488,19 +517,7 @@ def test_a_medium_that_never_answers_can_be_left_with_ctrl_c(
 
     files[name] = Answers(len(data), read, direct=False)
     folder, medium = mount(files)
-    words = [AIRPACK, "import", folder, "--site", scene.site.folder, "--json"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert medium.stalled.wait(60)
-            time.sleep(0.5)
-            assert process.poll() is None, "it waits as long as the medium does"
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-        finally:
-            medium.unplug()
-            process.kill()
-    assert process.returncode == 130, err
-    assert json.loads(out)["error"]["code"] == "cancelled"
+    leave("import", folder, "--site", scene.site.folder, medium=medium)
     scene.unchanged()
     assert scene.imports()["state"] == "ready"
     interrupted = [record for record in scene.site.records() if record["outcome"] == "interrupted"]
