@@ -265,6 +265,11 @@ def snapshot() -> Callable[[Path], dict[str, tuple[str, int, int]]]:
     return tree
 
 
+@pytest.fixture(scope="session")
+def place() -> Callable[[Path], Place]:
+    return Place
+
+
 @pytest.fixture
 def new_site(tmp_path: Path) -> Callable[..., Place]:
     """Make a site that trusts a root, with probes allowed unisolated only where this machine isolates none."""
@@ -469,13 +474,13 @@ class Forger:
 
         Args:
             head: As built.
-            edit: Given `index`, `manifest` or `config` and a document, returns another.
+            edit: Given `index`, `manifest` or `config` and a document, returns another, or its very bytes.
         """
         manifest = self.manifest(head)
         blobs: dict[Digest, bytes] = {Digest.of(bundle.EMPTY): bundle.EMPTY}
 
         def kept(value: Any) -> tuple[str, int]:
-            data = canonical.emit(value)
+            data = value if isinstance(value, bytes) else canonical.emit(value)
             blobs[Digest.of(data)] = data
             return str(Digest.of(data)), len(data)
 

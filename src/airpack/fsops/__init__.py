@@ -9,6 +9,7 @@ from airpack.fsops.files import (
     NewFile,
     append_durable,
     clear_temporary,
+    close_read,
     copy_in,
     free_bytes,
     is_temporary,
@@ -30,14 +31,17 @@ from airpack.fsops.files import (
     write_durable,
 )
 from airpack.fsops.locks import Lock
+from airpack.fsops.waiting import interruptible
 
 __all__ = [
     "Lock",
     "NewFile",
     "append_durable",
     "clear_temporary",
+    "close_read",
     "copy_in",
     "free_bytes",
+    "interruptible",
     "is_temporary",
     "link_file",
     "make_dir",

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +15,7 @@ from typing import Self
 from airpack.errors import IntegrityError, NotFoundError, StorageError, TrustError
 from airpack.fsops.failpoints import reach
 
+_PIECE = 1 << 20  # bytes asked for at once
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.part\Z", re.DOTALL)
 
@@ -247,12 +248,24 @@ def open_regular(path: Path) -> int:
                 f"{path} is not a regular file; links, devices and pipes are never followed", path=str(path)
             ) from error
         raise StorageError(f"cannot open {path}: {error.strerror}", path=str(path)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    try:
+        with _translated("look at", path):
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except StorageError:
+        close_read(descriptor)
+        raise
+    if not is_regular:
+        close_read(descriptor)
         raise IntegrityError(
             f"{path} is not a regular file; links, devices and pipes are never followed", path=str(path)
         )
     return descriptor
+
+
+def close_read(descriptor: int) -> None:
+    """Close what was only read: a medium that was taken away may complain now, and nothing is lost by it."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -288,11 +301,25 @@ def read_private(path: Path, limit: int) -> bytes:
 
 
 def _read(path: Path, descriptor: int, limit: int) -> bytes:
-    with _translated("read", path), os.fdopen(descriptor, "rb") as stream:
-        data = stream.read(limit + 1)
+    data = _read_most(path, descriptor, limit + 1)
     if len(data) > limit:
         raise IntegrityError(f"{path} is longer than the {limit} bytes that are read", path=str(path))
     return data
+
+
+def _read_most(path: Path, descriptor: int, count: int) -> bytes:
+    """Return the next `count` bytes, fewer at the end of the file, and close the descriptor.
+
+    Not through Python's streams: those take "try again", which a regular file has no reason to say, for its end.
+    """
+    data = bytearray()
+    try:
+        with _translated("read", path):
+            while len(data) < count and (piece := os.read(descriptor, min(count - len(data), _PIECE))):
+                data += piece
+    finally:
+        close_read(descriptor)
+    return bytes(data)
 
 
 def read_start(path: Path, count: int) -> bytes:
@@ -303,9 +330,7 @@ def read_start(path: Path, count: int) -> bytes:
         IntegrityError: Not a regular file.
         StorageError: It cannot be read.
     """
-    descriptor = open_regular(path)
-    with _translated("read", path), os.fdopen(descriptor, "rb") as stream:
-        return stream.read(count)
+    return _read_most(path, open_regular(path), count)
 
 
 def rename_durable(source: Path, target: Path) -> None:

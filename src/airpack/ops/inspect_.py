@@ -10,7 +10,7 @@ from airpack.formats.head import Head
 from airpack.formats.package import PackageManifest
 from airpack.formats.release import Release, read_release
 from airpack.formats.statement import PREDICATE_BOM, Statement
-from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.ops.medium import find_head, names, read_head, unlisted
 from airpack.types import Digest
 
 
@@ -39,7 +39,7 @@ class Inspection:
         manifest: The package manifest.
         release: The release.
         claims: The attestations it carries.
-        present: Names of listed volumes that lie beside the head.
+        present: Names of listed volumes that lie beside the head, whatever they are: none is opened.
         ignored: Names beside the head that it does not list.
     """
 
@@ -115,14 +115,14 @@ def inspect_package(path: Path) -> Inspection:
         return parsed.blobs[digest]
 
     release = read_release(blob(manifest.release), blob)
-    beside = {volume.name for volume in manifest.volumes if (file.parent / volume.name).is_file()}
+    beside = set(names(file.parent))
     return Inspection(
         head=file,
         digest=Digest.of(data),
         manifest=manifest,
         release=release,
         claims=tuple(_claims(parsed)),
-        present=frozenset(beside),
+        present=frozenset(volume.name for volume in manifest.volumes if volume.name in beside),
         ignored=tuple(unlisted(file, manifest)),
     )
 

@@ -1,4 +1,7 @@
-"""What lies on a medium: which file is the head, and which files nobody listed."""
+"""What lies on a medium: which file is the head, and which files nobody listed.
+
+A medium may never answer. Whatever asks it here can be interrupted (`fsops.interruptible`).
+"""
 
 import os
 import stat
@@ -8,6 +11,7 @@ from airpack import fsops
 from airpack.errors import InputError, NotFoundError, StorageError
 from airpack.formats.head import SUFFIX
 from airpack.formats.package import PackageManifest
+from airpack.fsops import interruptible
 from airpack.types import Limits
 
 _NAMED = 5  # names in one message
@@ -21,7 +25,7 @@ def find_head(path: Path) -> Path:
         InputError: Several heads in the folder.
         StorageError: The path cannot be looked at, or the folder not read.
     """
-    if not _is_folder(path):
+    if not interruptible(lambda: _is_folder(path)):
         return path.absolute()
     heads = [name for name in names(path) if name.endswith(SUFFIX)]
     if not heads:
@@ -53,7 +57,7 @@ def read_head(path: Path) -> bytes:
         IntegrityError: It is no regular file, or longer than a head may be.
         StorageError: It cannot be read.
     """
-    return fsops.read_regular(path, Limits.HEAD)
+    return interruptible(lambda: fsops.read_regular(path, Limits.HEAD))
 
 
 def unlisted(head: Path, manifest: PackageManifest) -> list[str]:
@@ -69,6 +73,7 @@ def names(folder: Path) -> list[str]:
         StorageError: It cannot be read.
     """
     try:
-        return sorted(os.listdir(folder))  # noqa: PTH208, names only: nothing on a medium is opened unasked
+        # Names only: nothing on a medium is opened unasked.
+        return interruptible(lambda: sorted(os.listdir(folder)))  # noqa: PTH208
     except OSError as error:
         raise StorageError(f"cannot read {folder}: {error.strerror}", path=str(folder)) from error

@@ -37,7 +37,7 @@ from airpack.ops.medium import read_head
 from airpack.ops.quarantine import fetch
 from airpack.ops.receipts import check_receipt, write_receipt
 from airpack.ops.site import Site
-from airpack.ops.trust import apply_revocations, rebuild_trust, stored_channel
+from airpack.ops.trust import apply_revocations, rebuild_trust, stored_channel, stored_revocations
 from airpack.policy.admission import open_package
 from airpack.types import Digest, Limits, Reporter, State
 
@@ -253,7 +253,7 @@ def _stored_policy(site: Site) -> TrustPolicy:
 
 
 def _restore_blobs(site: Site, found: Examined, heads: Sequence[Path], done: Repaired, reporter: Reporter) -> None:
-    apply_revocations_of(site)
+    apply_revocations(site, stored_revocations(site))  # a trust state that was made anew may know of more
     wanted = _wanted(found)
     if not wanted or not heads:
         return
@@ -266,13 +266,6 @@ def _restore_blobs(site: Site, found: Examined, heads: Sequence[Path], done: Rep
         taken.blobs = len(restored)
         done.restored += sorted(restored)
         wanted -= restored
-
-
-def apply_revocations_of(site: Site) -> None:
-    """Block what the channel as stored has withdrawn: a trust state that was made anew may know of more."""
-    channel = stored_channel(site)
-    if channel is not None:
-        apply_revocations(site, channel)
 
 
 def _wanted(found: Examined) -> set[Digest]:

@@ -40,10 +40,12 @@ def site_refresh(site: Site, *, keep: bool) -> Callable[[Head], TrustedChannel]:
         with _copied(site, site.root / "ingest") as state:
             channel = _refreshed(site, state, head, record=keep)
             check_versions(Recorded.of_log(site), channel.versions)
+            # Read before they are in force: a list that cannot be read must not bar what runs, or the way back.
+            revocations = Revocations.parse(channel.target(REVOCATIONS_TARGET))
             if keep and _versions(site) != channel.versions:
                 _promote(site, state, channel)
             if keep:
-                apply_revocations(site, channel)
+                apply_revocations(site, revocations)
         return channel
 
     return run
@@ -104,6 +106,7 @@ def rebuild_trust(site: Site, head: Head) -> None:
     try:
         channel = _refreshed(site, folder / "state", head, record=True)
         check_versions(recorded, channel.versions)
+        Revocations.parse(channel.target(REVOCATIONS_TARGET))  # as at an import: read before they are in force
         _promote(site, folder / "state", channel)
     finally:
         fsops.remove_tree(folder)
@@ -156,17 +159,16 @@ def state_files(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda line: (line.startswith("root_history/"), line))[:MAX_LIST])
 
 
-def apply_revocations(site: Site, channel: TrustedChannel) -> None:
+def apply_revocations(site: Site, revocations: Revocations) -> None:
     """Block what the channel has withdrawn. What runs goes on running, shown as blocked, until somebody decides."""
-    revoked = Revocations.parse(channel.target(REVOCATIONS_TARGET)).releases
     for row in site.catalog.releases():
-        if row.digest in revoked and row.state not in {State.REVOKED, State.SUPERSEDED}:
+        if row.digest in revocations.releases and row.state not in {State.REVOKED, State.SUPERSEDED}:
             site.log.note(
                 Event.POLICY,
                 Outcome.REFUSED,
                 reason=RevokedError.code,
                 subject=[Subject(row.name, row.digest)],
-                data={"message": clip(revoked[row.digest])},
+                data={"message": clip(revocations.releases[row.digest])},
             )
             site.catalog.set_state(row.digest, State.REVOKED, proven=False)
 

@@ -15,6 +15,7 @@ R = TypeVar("R")
 
 _AHEAD: Final = 8  # jobs between the reader and the taker
 _BUDGET: Final = 128 << 20  # bytes of jobs between them; one job alone may exceed it
+_GRACE: Final = 2.0  # seconds that a reader has to end when nobody takes any more
 
 
 def ordered(
@@ -24,6 +25,8 @@ def ordered(
 
     `jobs` is walked, and closed, in a thread of its own; `work` runs in `workers` threads. The caller closes the
     returned generator when it stops early (`contextlib.closing`): then no further job is drawn, and all threads end.
+    Only a reader whose input does not answer within two seconds is left behind, so that a medium that hangs does not
+    keep anybody from stopping; it ends with its read, or with the process.
 
     Args:
         jobs: Each draws its input when it is asked for.
@@ -36,7 +39,8 @@ def ordered(
     """
     gate = _Gate(max(_AHEAD, 2 * workers), _BUDGET)
     results: SimpleQueue[tuple[int, Future[R]] | None] = SimpleQueue()
-    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
+    failed: list[BaseException] = []
+    with ThreadPoolExecutor(workers) as pool:
 
         def feed() -> None:
             try:
@@ -46,18 +50,23 @@ def ordered(
                         if not gate.enter(weight):
                             return
                         results.put((weight, pool.submit(work, job)))
+            except BaseException as error:  # noqa: BLE001, it is raised where the results are taken
+                failed.append(error)
             finally:
                 results.put(None)
 
-        feeding = reader.submit(feed)
+        reader = threading.Thread(target=feed, name="reader", daemon=True)
+        reader.start()
         try:
             while (item := results.get()) is not None:
                 weight, future = item
                 yield future.result()
                 gate.leave(weight)
-            feeding.result()
+            if failed:
+                raise failed[0]
         finally:
             gate.close()
+            reader.join(_GRACE)
 
 
 class _Gate:

@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, Self
 from airpack.errors import AirpackError, IntegrityError, NotFoundError, PartialError, StorageError
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.volume import ENTRY, HEADER, Chunk, Frame, Header, Table, parse_table
-from airpack.fsops import open_regular
+from airpack.fsops import close_read, interruptible, open_regular
 from airpack.transport import codec, plan
 from airpack.transport.pipeline import ordered
 from airpack.types import Digest, Reporter, Silent
@@ -86,13 +86,7 @@ def check_volumes(manifest: PackageManifest, folder: Path) -> None:
         PartialError: Volumes are missing; the context has the list `missing`.
         StorageError: The medium cannot be read.
     """
-    missing: list[str] = []
-    for info in manifest.volumes:
-        try:
-            with _Volume(folder, info):
-                pass
-        except NotFoundError:
-            missing.append(info.name)
+    missing = interruptible(lambda: _missing(manifest, folder))
     if missing:
         shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
         raise PartialError(
@@ -101,6 +95,18 @@ def check_volumes(manifest: PackageManifest, folder: Path) -> None:
             path=str(folder),
             missing=missing,
         )
+
+
+def _missing(manifest: PackageManifest, folder: Path) -> list[str]:
+    """Return the names of volumes that are not there; each of the others is opened once."""
+    missing = []
+    for info in manifest.volumes:
+        try:
+            with _Volume(folder, info):
+                pass
+        except NotFoundError:
+            missing.append(info.name)
+    return missing
 
 
 def unpack(
@@ -222,9 +228,13 @@ class _Volume:
         self.info = info
         self.path = folder / info.name
         self._descriptor = open_regular(self.path)
-        size = os.fstat(self._descriptor).st_size
+        try:
+            size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            close_read(self._descriptor)
+            raise StorageError(f"cannot look at {self.path}: {error.strerror}", volume=info.name) from error
         if size != info.size:
-            os.close(self._descriptor)
+            close_read(self._descriptor)
             state = "it was cut short" if size < info.size else "it has trailing data"
             raise IntegrityError(
                 f"volume {self.path} has {size} bytes, expected {info.size}: {state}, or belongs to another package",
@@ -241,7 +251,7 @@ class _Volume:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        close_read(self._descriptor)
 
     def check_header(self, expected: Header) -> None:
         """Compare the header with the one that the manifest implies.

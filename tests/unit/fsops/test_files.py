@@ -638,3 +638,33 @@ def test_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
     assert 0 < fsops.free_bytes(tmp_path) <= shutil.disk_usage(tmp_path).total
     with pytest.raises(StorageError, match="cannot look at free space"):
         fsops.free_bytes(tmp_path / "no")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EAGAIN, errno.ENOTCONN])
+def test_a_medium_that_cannot_be_read_or_looked_at_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "file").write_bytes(b"x")
+    for name in ("read", "fstat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(StorageError):
+                fsops.read_regular(tmp_path / "file", 10)
+    assert fsops.read_regular(tmp_path / "file", 10) == b"x"
+
+
+def test_a_medium_that_complains_when_it_is_put_down_has_been_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = os.close
+
+    def complain(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.ENOTCONN, "gone")
+
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.setattr(os, "close", complain)
+    assert fsops.read_regular(tmp_path / "file", 10) == b"x"

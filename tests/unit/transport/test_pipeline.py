@@ -80,5 +80,25 @@ def test_stopping_early_closes_the_jobs_and_ends_all_threads() -> None:
     assert threading.active_count() == before
 
 
+def test_a_reader_that_gets_no_answer_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airpack.transport.pipeline._GRACE", 0.05)
+    answer, closed = threading.Event(), threading.Event()
+
+    def jobs() -> Generator[int, None, None]:
+        try:
+            yield 1
+            answer.wait(10)
+            yield 2
+        finally:
+            closed.set()
+
+    results = ordered(jobs(), lambda number: number, cost=lambda _: 1, workers=1)
+    assert next(results) == 1
+    results.close()
+    assert not closed.is_set()
+    answer.set()
+    assert closed.wait(10), "it ends once there is an answer, and draws nothing more"
+
+
 def test_no_jobs_give_no_results() -> None:
     assert list(ordered(count(0), lambda number: number, cost=lambda _: 1, workers=1)) == []
