@@ -204,7 +204,7 @@ class _Archive:
         for member in self._zip.infolist():
             if member.orig_filename.endswith("/") and member.file_size == 0:
                 continue
-            reason = _member_fault(member)
+            reason = _member_fault(member, self.size)
             if reason:
                 raise InputError(f"{self.name}: {member.orig_filename[:200]!r} {reason}")
             if check_path(member.filename, error=InputError) in members:
@@ -309,9 +309,11 @@ def _hash(file: BinaryIO, path: Path) -> tuple[Digest, int]:
     return Digest.from_raw(hashed.digest()), size
 
 
-def _member_fault(member: zipfile.ZipInfo) -> str:
-    """Return why a member is refused; empty when it is not."""
+def _member_fault(member: zipfile.ZipInfo, size: int) -> str:
+    """Return why a member of a file of `size` bytes is refused; empty when it is not."""
     kind = stat.S_IFMT(member.external_attr >> 16)
+    if not 0 <= member.header_offset < size:
+        return "lies outside the file"
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if member.compress_type not in _METHODS:

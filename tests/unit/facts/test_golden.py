@@ -48,8 +48,8 @@ def test_names_and_cases_are_told(tmp_path: Path) -> None:
         ({"input/x": np.ones((5, 3)), "expected/y": np.ones((4, 3))}, "first axes differ"),
         ({"input/x": np.float32(1), "expected/y": np.ones(1)}, "has shape ()"),
         ({"input/x": np.ones((0, 2)), "expected/y": np.ones((0, 2))}, "has shape (0, 2)"),
-        ({"input/x": np.array([{}], dtype=object), "expected/y": np.ones(1)}, "has type object"),
-        ({"input/x": np.zeros(1, dtype=[("a", "O")]), "expected/y": np.ones(1)}, "has type [('a', 'O')]"),
+        ({"input/x": np.array([{}], dtype=object), "expected/y": np.ones(1)}, "has type |O"),
+        ({"input/x": np.zeros(1, dtype=[("a", "O")]), "expected/y": np.ones(1)}, "has type [('a', '|O')]"),
         ({"input/x": np.array(["a"]), "expected/y": np.ones(1)}, "has type <U1"),
     ],
 )
