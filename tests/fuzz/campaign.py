@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent.parent
 WORK: Final = REPOSITORY / ".fuzz"
@@ -46,13 +46,13 @@ class Figures:
 
     Attributes:
         target: Its name.
-        seconds: How long it ran, reading the seeds and the large inputs included.
+        seconds: How long it ran; the large inputs come before.
         cpu: Seconds of CPU that it got.
-        executions: Inputs run, without the large ones.
+        executions: Inputs run.
         coverage: Edges of bytecode reached in airpack and the libraries read with it.
         corpus: Inputs that each reached something new.
         largest: Bytes of the largest input.
-        peak: Bytes of memory that one input took at most.
+        peak: Bytes of memory that one input took at most, also of the large ones; likewise `largest` and `slowest`.
         slowest: Seconds that one input took at most.
         failure: The last line of what it failed with; empty when it did not.
     """
@@ -70,17 +70,44 @@ class Figures:
 
 
 def fuzz(name: str, seconds: int) -> Figures:
-    """Fuzz one target in its own process."""
+    """Fuzz one target: large inputs in one process, without atheris, then all others in another."""
     folder = WORK / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "figures.json").unlink(missing_ok=True)
+    costs = {kind: folder / f"{kind}.json" for kind in ("large", "figures")}
+    for path in costs.values():
+        path.unlink(missing_ok=True)
+    began, cpu = time.monotonic(), 0.0
     log = folder / "log"
-    command = [sys.executable, "-m", "tests.fuzz.one", name, str(folder), str(seconds)]
-    began = time.monotonic()
+    with log.open("wb") as said:
+        code, _ = _run(said, "watch", name, str(folder))
+        if code == 0:
+            began = time.monotonic()
+            code, cpu = _run(said, "one", name, str(folder), str(seconds))
+    text = log.read_text(errors="replace")
+    found = [json.loads(path.read_text()) for path in costs.values() if path.exists()]
+    executions, coverage, corpus = read_log(text)
+    figures = Figures(
+        target=name,
+        seconds=round(time.monotonic() - began, 1),
+        cpu=round(cpu, 1),
+        executions=executions,
+        coverage=coverage,
+        corpus=corpus,
+        largest=max((cost["largest"] for cost in found), default=0),
+        peak=max((cost["peak"] for cost in found), default=0),
+        slowest=round(max((cost["slowest"] for cost in found), default=0.0), 2),
+        failure="" if code == 0 else reason(text, code),
+    )
+    (folder / "result.json").write_text(json.dumps(asdict(figures), indent=1))
+    return figures
+
+
+def _run(said: IO[bytes], module: str, *words: str) -> tuple[int, float]:
+    """Run a module of this folder; return its exit code and the seconds of CPU that it got."""
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="airpack-fuzz-", dir=place) as work, log.open("wb") as said:
+    with tempfile.TemporaryDirectory(prefix="airpack-fuzz-", dir=place) as work:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", f"tests.fuzz.{module}", *words],
             cwd=REPOSITORY,
             env={**os.environ, "AIRPACK_FUZZ_WORK": work, "PYTHONHASHSEED": "0"},
             stdin=subprocess.DEVNULL,
@@ -89,23 +116,7 @@ def fuzz(name: str, seconds: int) -> Figures:
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    text = log.read_text(errors="replace")
-    cost = json.loads((folder / "figures.json").read_text()) if (folder / "figures.json").exists() else {}
-    executions, coverage, corpus = read_log(text)
-    figures = Figures(
-        target=name,
-        seconds=round(time.monotonic() - began, 1),
-        cpu=round(used.ru_utime + used.ru_stime, 1),
-        executions=executions,
-        coverage=coverage,
-        corpus=corpus,
-        largest=cost.get("largest_input", 0),
-        peak=cost.get("peak", 0),
-        slowest=round(cost.get("slowest", 0.0), 2),
-        failure="" if process.returncode == 0 else reason(text, process.returncode),
-    )
-    (folder / "result.json").write_text(json.dumps(asdict(figures), indent=1))
-    return figures
+    return process.returncode, used.ru_utime + used.ru_stime
 
 
 def read_log(text: str) -> tuple[int, int, int]:
@@ -133,11 +144,7 @@ def row(figures: Figures) -> str:
 
 def report() -> None:
     """Print the last run of each target as a table."""
-    print(
-        print(
-            "| target | seconds | CPU seconds | inputs | inputs/s | edges | corpus | largest | peak | slowest | result |"
-        )
-    )
+    print("| target | seconds | CPU seconds | inputs | inputs/s | edges | corpus | largest | peak | slowest | result |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|")
     for path in sorted(WORK.glob("*/result.json")):
         each = Figures(**json.loads(path.read_text()))

@@ -222,11 +222,19 @@ def _changed_text(value: str, random: Random, most: int) -> str:
     return raw(value.encode("utf-8", "surrogatepass"), random, most).decode("utf-8", "replace")
 
 
+_CHECKSUM: Final = 73  # bytes of the line, with the newline before it
+
+
 def head(data: bytes, random: Random, most: int) -> bytes:
     """Change the document of a head file and put the right checksum line below it."""
     body = data[: data.rstrip(b"\n").rfind(b"\n") + 1]
-    text = document(body, random, most - 80) + b"\n"
-    return text + f"{Digest.of(text)}\n".encode()
+    return checked(document(body, random, most - _CHECKSUM))
+
+
+def checked(text: bytes) -> bytes:
+    """Return a JSON text as a head file: with its checksum line."""
+    body = text + b"\n"
+    return body + f"{Digest.of(body)}\n".encode()
 
 
 # --- ZIP --------------------------------------------------------------------------------------------------------------
