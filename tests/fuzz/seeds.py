@@ -381,6 +381,24 @@ def files() -> Seeds:
     yield "wheel", "demo-packed", _zip(_wheel(), zipfile.ZIP_DEFLATED)
 
 
+def crashed() -> Seeds:
+    """Yield what fuzzing found: each ended once in an exception that is no refusal, or broke a law."""
+    document = json.loads(make_release().compat.emit())
+    document["runtimes"][1]["wheels"] = []
+    yield "compat", "crash-no-wheels", emit(document)
+    yield "note", "crash-no-utf-8", f"{forge.ORIGIN}\n0\n{'A' * 43}=\n".encode().replace(b"airpack", b"airp\xf0ck")
+    root = json.loads(forge.pinned_root())
+    root["signed"]["x-more"] = 0.5
+    yield "root", "crash-fraction", emit(root)
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1,), "
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8)
+    yield "golden", "crash-open-header", _zip({"input/x.npy": member, "expected/y.npy": _array(np.zeros(1))})
+    outside = bytearray(_zip(_wheel()))
+    (start,) = struct.unpack_from("<I", outside, len(outside) - 6)
+    struct.pack_into("<I", outside, len(outside) - 6, start + 5000)  # so zipfile moves every member by -5000
+    yield "wheel", "crash-outside", bytes(outside)
+
+
 def _array(array: "np.ndarray[Any, Any]") -> bytes:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=False)
@@ -441,7 +459,7 @@ _RESULT: Final = (
 
 def every() -> Seeds:
     """Yield all seeds."""
-    yield from (*documents(), *channel(), *volumes(), *evidence(), *files())
+    yield from (*documents(), *channel(), *volumes(), *evidence(), *files(), *crashed())
 
 
 def main() -> None:

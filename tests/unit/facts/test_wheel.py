@@ -276,6 +276,21 @@ def test_damage_inside_a_member_is_an_integrity_error(tmp_path: Path, method: in
         contents(wheel)
 
 
+@pytest.mark.parametrize("offset", [-1, -(1 << 40), 1 << 40, (1 << 63) - 1])
+def test_a_member_outside_the_file_is_refused(tmp_path: Path, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path)
+    read = zipfile.ZipFile.infolist
+
+    def moved(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        members = read(archive)
+        members[0].header_offset = offset
+        return members
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", moved)
+    with pytest.raises(InputError, match="outside the file"):
+        read_wheel(path)
+
+
 def test_what_is_no_zip_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"not a zip")
     with pytest.raises(InputError, match="not a ZIP"):
