@@ -397,6 +397,11 @@ def bulk(size: int) -> dict[str, bytes]:
     depth = Limits.JSON_DEPTH - 2
     deep = b"[" * depth + b"]" * depth
     keys = b",".join(b'"%07x":0' % number for number in range(size // 12))
+    # As many values as are read, each as long as there is room for.
+    most = min(Limits.JSON_VALUES - 2, size // 20)
+    room = size // most - 14
+    distinct = b",".join(b'"%07x%b":0' % (number, b"a" * room) for number in range(most))
+    wide = "\U0001f600".encode()
     return {
         "empty lists": filled(b"[]"),
         "empty tables": filled(b"{}"),
@@ -411,6 +416,10 @@ def bulk(size: int) -> dict[str, bytes]:
         "escapes": b'"' + b"\\u00e9" * (size // 6) + b'"',
         "wide characters": b'"' + "\U0001f600".encode() * (size // 4) + b'"',
         "keys": b"{" + keys + b"}",
+        "most keys": b"{" + distinct + b"}",
+        "most strings": b"[" + distinct.replace(b":0", b"") + b"]",
+        "most wide strings": b"[" + distinct.replace(b":0", b"").replace(b'a"', wide + b'"') + b"]",
+        "wide string": b'"' + b"a" * (size - 8) + wide + b'"',
         "quotes": b'"' * size,
         "backslashes": b'"' + b"\\" * size,
     }

@@ -54,11 +54,13 @@ class Watch:
     Args:
         target: The target; its seeds are run once, for what is imported or made once is no cost of an input.
         out: Where the figures are kept, as JSON, from time to time.
+        memory: Bytes that one input may take.
     """
 
-    def __init__(self, target: Target, out: Path) -> None:
+    def __init__(self, target: Target, out: Path, *, memory: int = MEMORY) -> None:
         self._target = target
         self._out = out
+        self._memory = memory
         self._kept = 0.0
         self.cost = Cost()
         for path in sorted((CORPUS / target.name).iterdir()):
@@ -72,7 +74,7 @@ class Watch:
 
         Raises:
             TimeoutError: It took longer than `HANG`.
-            MemoryError: It took more than `MEMORY`.
+            MemoryError: It took more than `memory`.
         """
         began = time.process_time()
         self._target.run(data)
@@ -95,10 +97,8 @@ class Watch:
         grown = peak() - before
         self.cost.peak = max(self.cost.peak, grown)
         self.keep()
-        if grown > MEMORY:
-            raise MemoryError(
-                f"{grown >> 20} MiB for an input of {len(data)} bytes; at most {MEMORY >> 20} are allowed"
-            )
+        if grown > self._memory:
+            raise MemoryError(f"{grown >> 20} MiB for {len(data)} bytes; at most {self._memory >> 20} are allowed")
         return before + grown
 
     def keep(self) -> None:
