@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fuzz import forge, mutate
@@ -46,7 +46,7 @@ from airpack.formats.compat import CompatDoc
 from airpack.formats.fields import Fields
 from airpack.formats.modelpack import read_model
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
-from airpack.formats.probe import parse_probe
+from airpack.formats.probe import Probe, parse_probe
 from airpack.formats.release import read_release
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, TrustPolicy
@@ -62,6 +62,7 @@ from airpack.transport import codec
 from airpack.transport.reader import NullSink, unpack
 from airpack.types import Digest, Limits
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -102,11 +103,17 @@ def target(*reads: str, **options: Any) -> Callable[[Callable[[bytes], None]], C
     return register
 
 
-def tried(call: Callable[[], _T], *errors: type[AirpackError]) -> _T | None:
+def tried(
+    errors: type[AirpackError] | tuple[type[AirpackError], ...],
+    call: Callable[_P, _T],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> _T | None:
     """Return what `call` returns; None where it refuses in one of the ways that it may."""
-    with suppress(*errors):
-        return call()
-    return None
+    try:
+        return call(*args, **kwargs)
+    except errors:
+        return None
 
 
 def same(found: Any, expected: Any) -> None:
@@ -120,25 +127,25 @@ def same(found: Any, expected: Any) -> None:
 
 @target("formats.canonical")
 def _canonical(data: bytes) -> None:
-    if (value := tried(lambda: canonical.parse(data, what="document"), IntegrityError)) is not None:
+    if (value := tried(IntegrityError, canonical.parse, data, what="document")) is not None:
         with suppress(ValueError):  # a value of JSON need not have a canonical form
             again = canonical.emit(value)
             same(canonical.parse(again, what="again"), value)
             same(canonical.emit(canonical.parse(again, what="again")), again)
-    if (table := tried(lambda: canonical.parse_canonical(data, what="document"), IntegrityError)) is not None:
+    if (table := tried(IntegrityError, canonical.parse_canonical, data, what="document")) is not None:
         same(canonical.emit(table), data)
 
 
 @target("formats.head", "formats.fields", mutate=mutate.head)
 def _head(data: bytes) -> None:
-    if found := tried(lambda: head.parse(data), IntegrityError):
+    if found := tried(IntegrityError, head.parse, data):
         same(head.emit(found), data)
         same(head.parse(head.emit(found)), found)
 
 
 @target("formats.dsse")
 def _dsse(data: bytes) -> None:
-    if envelope := tried(lambda: dsse.parse(data, "package envelope"), IntegrityError):
+    if envelope := tried(IntegrityError, dsse.parse, data, "package envelope"):
         same(dsse.parse(dsse.emit(envelope)), envelope)
         with suppress(TrustError):
             signing.verify([envelope], keys=[forge.key("packer").public], threshold=1, payload_type="t")
@@ -146,26 +153,26 @@ def _dsse(data: bytes) -> None:
 
 @target("formats.bundle", "crypto.signing")
 def _bundle(data: bytes) -> None:
-    if found := tried(lambda: bundle.parse(data), IntegrityError):
+    if found := tried(IntegrityError, bundle.parse, data):
         same(bundle.parse(bundle.emit(*found)), found)
         role = TrustPolicy.parse(forge.policy()).role("release")
-        tried(lambda: signing.verify_statement([data], role=role, subject=Digest.of(b"")), IntegrityError, TrustError)
+        tried((IntegrityError, TrustError), signing.verify_statement, [data], role=role, subject=Digest.of(b""))
     bundle.is_referrer(data)
-    tried(lambda: bundle.parse_referrer(data), IntegrityError)
+    tried(IntegrityError, bundle.parse_referrer, data)
 
 
 @target("formats.statement")
 def _statement(data: bytes) -> None:
-    if statement := tried(lambda: Statement.parse(data), IntegrityError):
+    if statement := tried(IntegrityError, Statement.parse, data):
         same(statement.emit(), data)
         predicate = statement.predicate
-        if found := tried(lambda: ReleasePredicate.parse(predicate), IntegrityError):
+        if found := tried(IntegrityError, ReleasePredicate.parse, predicate):
             same(found.emit(), predicate)
 
 
 @target("formats.package")
 def _package(data: bytes) -> None:
-    if manifest := tried(lambda: PackageManifest.parse(data), IntegrityError):
+    if manifest := tried(IntegrityError, PackageManifest.parse, data):
         same(manifest.emit(), data)
         is_newer(manifest.needs_airpack, airpack.__version__)
         for position in range(min(len(manifest.volumes), 3)):
@@ -175,48 +182,51 @@ def _package(data: bytes) -> None:
 
 @target("formats.oci")
 def _oci(data: bytes) -> None:
-    if index := tried(lambda: oci.parse_index(data), IntegrityError):
+    if index := tried(IntegrityError, oci.parse_index, data):
         same(oci.emit_index(index), data)
-    if manifest := tried(lambda: oci.parse_manifest(data), IntegrityError):
+    if manifest := tried(IntegrityError, oci.parse_manifest, data):
         same(oci.emit_manifest(manifest), data)
 
 
 @target("formats.compat", "formats.probe", "policy.compat")
 def _compat(data: bytes) -> None:
-    if document := tried(lambda: CompatDoc.parse(data), IntegrityError):
+    if document := tried(IntegrityError, CompatDoc.parse, data):
         same(CompatDoc.parse(document.emit()), document)
         judge_release(document)
 
 
 @target("formats.trust")
 def _trust(data: bytes) -> None:
-    if found := tried(lambda: TrustPolicy.parse(data), IntegrityError):
+    if found := tried(IntegrityError, TrustPolicy.parse, data):
         same(found.emit(), data)
         for role in found.roles.values():
-            tried(lambda role=role: signing.role_keys(role), TrustError)  # type: ignore[misc]
-    if revocations := tried(lambda: Revocations.parse(data), IntegrityError):
+            tried(TrustError, signing.role_keys, role)
+    if revocations := tried(IntegrityError, Revocations.parse, data):
         same(revocations.emit(), data)
 
 
 @target("formats.packspec", "formats.fields", mutate=mutate.lines)
 def _packspec(data: bytes) -> None:
-    tried(lambda: packspec.parse(data, "pack.toml"), InputError)
+    tried(InputError, packspec.parse, data, "pack.toml")
     if len(data) < 64:
-        tried(lambda: packspec.parse_size(data.decode("latin-1")), InputError)
+        tried(InputError, packspec.parse_size, data.decode("latin-1"))
 
 
 @target("ops.site", "ops.workspace", "ops.trials", "formats.probe", mutate=mutate.lines, rounds=60)
 def _settings(data: bytes) -> None:
-    tried(lambda: SitePolicy.parse(data), InputError)
-    read = lambda: parse_probe(Fields.from_toml(data, what="tool.toml", error=InputError))  # noqa: E731
-    if probe := tried(read, InputError):
+    tried(InputError, SitePolicy.parse, data)
+    if probe := tried(InputError, _probe, data):
         same(parse_probe(Fields(probe.emit(), what="probe")), probe)
     folder = forge.work()
     (folder / "root.json").write_bytes(forge.pinned_root())
     for name in ("site.toml", "airpack.toml"):
         (folder / name).write_bytes(data)
-    tried(lambda: Site.open(folder), IntegrityError)
-    tried(lambda: Workspace.find(folder, folder), InputError)
+    tried(IntegrityError, Site.open, folder)
+    tried(InputError, Workspace.find, folder, folder)
+
+
+def _probe(data: bytes) -> Probe:
+    return parse_probe(Fields.from_toml(data, what="tool.toml", error=InputError))
 
 
 @target("formats.names", "formats.times", "types", mutate=mutate.lines, bulk=False)
@@ -234,13 +244,13 @@ def _names(data: bytes) -> None:
         times.parse_time,
     ):
         for line in paths[:16]:
-            found: Any = tried(lambda: _checked(check, line), IntegrityError)  # noqa: B023 - called at once
+            found: Any = tried(IntegrityError, _checked, check, line)
             if isinstance(found, datetime):
                 same(times.emit_time(found), line)
             elif found is not None:
                 same(str(found), line)
     for line in paths[:16]:
-        if (ref := tried(lambda: names.parse_ref(line), InputError)) is not None:  # noqa: B023 - called at once
+        if (ref := tried(InputError, names.parse_ref, line)) is not None:
             same(str(ref), line)
     with suppress(IntegrityError):
         names.check_paths(paths)
@@ -268,7 +278,7 @@ def _release(data: bytes) -> None:
     if not found or "index" not in found:
         return
     blobs = {Digest.of(blob): blob for blob in found.values()}
-    tried(lambda: read_release(found["index"], blobs.__getitem__), IntegrityError)
+    tried(IntegrityError, read_release, found["index"], blobs.__getitem__)
 
 
 @target("formats.modelpack")
@@ -276,8 +286,8 @@ def _modelpack(data: bytes) -> None:
     found = forge.parts(data, ("model config", "model"))
     if not found or len(found) < 2:
         return
-    if manifest := tried(lambda: oci.parse_manifest(found["model"]), IntegrityError):
-        tried(lambda: read_model(manifest, found["model config"], what="model/m"), IntegrityError)
+    if manifest := tried(IntegrityError, oci.parse_manifest, found["model"]):
+        tried(IntegrityError, read_model, manifest, found["model config"], what="model/m")
 
 
 @target("policy.admission", "formats.head", "formats.release", "formats.bundle", "ops.inspect_", rounds=20, bulk=False)
@@ -301,10 +311,7 @@ def admitted(made: bytes) -> Admitted | None:
     """Return what admission makes of a head; None where it refuses."""
     refresh, steps = fresh_refresh(forge.pinned_root(), forge.NOW), Steps()
     found = tried(
-        lambda: admit(made, refresh=refresh, have=airpack.__version__, steps=steps),
-        IntegrityError,
-        TrustError,
-        PolicyError,
+        (IntegrityError, TrustError, PolicyError), admit, made, refresh=refresh, have=airpack.__version__, steps=steps
     )
     same(all(check["ok"] for check in documents(steps.checks)), found is not None)
     return found
@@ -314,7 +321,7 @@ def _inspected(data: bytes) -> None:
     path = forge.work() / "inspect" / "tool.airpack"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    if found := tried(lambda: inspect_package(path), IntegrityError):
+    if found := tried(IntegrityError, inspect_package, path):
         canonical.emit({**found.document(), "bytes_raw": 0})
 
 
@@ -323,14 +330,13 @@ def _inspected(data: bytes) -> None:
 
 @target("formats.volume", mutate=mutate.table, bulk=False)
 def _volume(data: bytes) -> None:
-    if header := tried(lambda: Header.parse(data[:HEADER], what="volume"), IntegrityError):
+    if header := tried(IntegrityError, Header.parse, data[:HEADER], what="volume"):
         same(header.emit(), data[:HEADER])
     if len(data) < PREFIX.size:
         return
     entries, start, stored = PREFIX.unpack_from(data)
     table = data[PREFIX.size :]
-    read = lambda: parse_table(table, entries=entries, start=start, stored=stored, what="it")  # noqa: E731
-    if found := tried(read, IntegrityError):
+    if found := tried(IntegrityError, parse_table, table, entries=entries, start=start, stored=stored, what="it"):
         end, place = start, HEADER + len(table)
         for frame in found.frames():
             same(frame.offset, end)
@@ -349,7 +355,7 @@ def _codec(data: bytes) -> None:
     if size == 0 or len(data) == 5:
         return  # the table allows neither: formats.volume
     kind = RAW if data[0] == RAW else ZSTD
-    content = tried(lambda: codec.decode(kind, bytearray(data[5:]), size), IntegrityError)
+    content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size)
     if content is not None:
         same(len(content), size)
         if size <= Limits.CHUNK:
@@ -372,11 +378,11 @@ def _unpack(data: bytes) -> None:
         piece = body[at : at + int.from_bytes(row[48:52], "little")]
         rows.append(Digest.of(piece).raw + row[32:])
         at, stored = at + len(piece), stored + piece
-        entry = tried(lambda: Entry.parse(row, what="row"), IntegrityError)  # noqa: B023 - called at once
+        entry = tried(IntegrityError, Entry.parse, row, what="row")
         if entry is not None and entry.frame > _FRAME:
             return
         if entry is not None and entry.part + 1 == entry.parts:
-            content = tried(lambda: codec.decode(entry.codec, stored, entry.frame), IntegrityError)  # noqa: B023
+            content = tried(IntegrityError, codec.decode, entry.codec, stored, entry.frame)
             stream += content or bytes(entry.frame)
             stored = b""
         if len(stream) > 4 * _FRAME:
@@ -399,7 +405,7 @@ def _unpack(data: bytes) -> None:
     path = forge.work() / "tool.0001.airvol"
     path.write_bytes(manifest.header(payload, 0).emit() + table + body)
     wanted = {file.digest for file in manifest.files}
-    tried(lambda: unpack(manifest, payload, path.parent, wanted=wanted, sink=NullSink()), IntegrityError, PartialError)
+    tried((IntegrityError, PartialError), unpack, manifest, payload, path.parent, wanted=wanted, sink=NullSink())
 
 
 # --- the channel ------------------------------------------------------------------------------------------------------
@@ -408,7 +414,7 @@ def _unpack(data: bytes) -> None:
 @target("crypto.client", rounds=60)
 def _root(data: bytes) -> None:
     for root in (data, forge.signed(data, "root")):
-        tried(lambda: client.check_root(root), IntegrityError, TrustError)  # noqa: B023 - called at once
+        tried((IntegrityError, TrustError), client.check_root, root)
 
 
 @target("crypto.client", rounds=20, bulk=False)
@@ -433,13 +439,7 @@ def _metadata(data: bytes) -> None:
         rmtree(state, ignore_errors=True)
         if held is not None:
             copytree(held, state, symlinks=True)
-        tried(
-            lambda: _refreshed(state, files, documents),  # noqa: B023 - called at once
-            IntegrityError,
-            TrustError,
-            RollbackError,
-            NotFoundError,
-        )
+        tried((IntegrityError, TrustError, RollbackError, NotFoundError), _refreshed, state, files, documents)
 
 
 def _refreshed(state: Path, files: dict[str, bytes], documents: dict[str, bytes]) -> None:
@@ -448,7 +448,7 @@ def _refreshed(state: Path, files: dict[str, bytes], documents: dict[str, bytes]
     )
     for name in channel.names:
         channel.custom(name)
-        tried(lambda: channel.target(name), TrustError, NotFoundError)  # noqa: B023 - called at once
+        tried((TrustError, NotFoundError), channel.target, name)
     again = client.reload(state, root=forge.pinned_root())
     same(again.versions, channel.versions)
 
@@ -459,12 +459,12 @@ ECDSA: Final = PrivateKey(ec.derive_private_key(1, ec.SECP256R1())).public
 @target("crypto.keys", mutate=mutate.lines, most=64 << 10, bulk=False)
 def _keys(data: bytes) -> None:
     for read in (PublicKey.from_pem, PublicKey.from_der):
-        if key := tried(lambda: read(data), TrustError):  # noqa: B023 - called at once
+        if key := tried(TrustError, read, data):
             same(PublicKey.from_pem(key.pem), key)
             same(PublicKey.from_der(key.der), key)
             key.verify(data[:64], b"text")
-            tried(lambda: key.raw, TrustError)
-    tried(lambda: PrivateKey.from_pem(data, None), TrustError)
+            tried(TrustError, getattr, key, "raw")
+    tried(TrustError, PrivateKey.from_pem, data, None)
     forge.key("site").public.verify(data, b"text")
     ECDSA.verify(data, b"text")
 
@@ -476,40 +476,36 @@ def _keys(data: bytes) -> None:
 
 @target("formats.note", "evidence.checkpoint", mutate=mutate.lines, most=160 << 10)
 def _note(data: bytes) -> None:
-    if note := tried(lambda: notes.Note.parse(data, what="note"), IntegrityError):
+    if note := tried(IntegrityError, notes.Note.parse, data, what="note"):
         same(note.emit(), data)
     site = forge.key("site").public
     for form in (data, forge.note(data)):
-        tried(
-            lambda: open_checkpoint(form, origin=forge.ORIGIN, key=site, what="note"),  # noqa: B023 - called at once
-            IntegrityError,
-            TrustError,
-        )
-    if checkpoint := tried(lambda: notes.Checkpoint.parse(data, what="checkpoint"), IntegrityError):
+        tried((IntegrityError, TrustError), open_checkpoint, form, origin=forge.ORIGIN, key=site, what="note")
+    if checkpoint := tried(IntegrityError, notes.Checkpoint.parse, data, what="checkpoint"):
         same(checkpoint.text(), data)
 
 
 @target("evidence.records", most=80 << 10)
 def _record(data: bytes) -> None:
-    if record := tried(lambda: Record.parse(data, what="record"), IntegrityError):
+    if record := tried(IntegrityError, Record.parse, data, what="record"):
         same(record.emit(), data)
     same(len(clip(data.decode("utf-8", "surrogateescape"))) <= 1024, True)
 
 
 @target("evidence.export", "evidence.audit", "ops.workspace", "ops.probes.run")
 def _papers(data: bytes) -> None:
-    if manifest := tried(lambda: export.Manifest.parse(data), IntegrityError):
+    if manifest := tried(IntegrityError, export.Manifest.parse, data):
         same(manifest.emit(), data)
-    if frontier := tried(lambda: export.parse_frontier(data), IntegrityError):
+    if frontier := tried(IntegrityError, export.parse_frontier, data):
         same(export.emit_frontier(frontier), data)
         frontier.append(leaf_hash(data)).root()
-    if proof := tried(lambda: export.parse_consistency(data), IntegrityError):
+    if proof := tried(IntegrityError, export.parse_consistency, data):
         same(export.emit_consistency(*proof), data)
         old, size, hashes = proof
         verify_consistency(old, size, leaf_hash(b"old"), leaf_hash(b"new"), hashes)
-    if state := tried(lambda: auditor.AuditorState.parse(data), IntegrityError):
+    if state := tried(IntegrityError, auditor.AuditorState.parse, data):
         same(state.emit(), data)
-    if built := tried(lambda: Built.parse(data, "built"), IntegrityError):
+    if built := tried(IntegrityError, Built.parse, data, "built"):
         same(built.emit(), data)
     with suppress(probe_run._Failed):
         probe_run._numbers(data)
@@ -518,7 +514,7 @@ def _papers(data: bytes) -> None:
 
 @target("evidence.archive", "evidence.audit", mutate=mutate.evidence, bulk=False)
 def _archive(data: bytes) -> None:
-    if files := tried(lambda: read_archive(data), IntegrityError):
+    if files := tried(IntegrityError, read_archive, data):
         same(write_archive(files), data)
     auditor.audit(data, key=forge.key("site").public)
 
@@ -546,7 +542,7 @@ def _lines(found: Mapping[str, bytes]) -> list[bytes]:
 
 def export_of(found: Mapping[str, bytes]) -> bytes:
     """Return the export that the site's key makes of the parts `AUDIT_PARTS`."""
-    first = tried(lambda: export.parse_frontier(found.get("frontier", b"")), IntegrityError) or Frontier()
+    first = tried(IntegrityError, export.parse_frontier, found.get("frontier", b"")) or Frontier()
     root = first.extend(map(leaf_hash, _lines(found))).root()
     return forge.sealed_export(found, root=root, first=first.root())
 
@@ -560,15 +556,13 @@ def _log(data: bytes) -> None:
         (folder / name).unlink(missing_ok=True)
     (folder / "entries.jsonl").write_bytes(made.entries)
     (folder / "checkpoint").write_bytes(made.checkpoint)
-    read = lambda: read_records(folder, origin=forge.ORIGIN, key=key.public)  # noqa: E731
-    if (records := tried(read, IntegrityError, TrustError)) is not None:
+    records = tried((IntegrityError, TrustError), read_records, folder, origin=forge.ORIGIN, key=key.public)
+    if records is not None:
         same(len(records), made.size)
-    opened = tried(
-        lambda: EvidenceLog.open(folder, site_id=forge.SITE_ID, key=key, clock=lambda: forge.NOW), IntegrityError
-    )
+    opened = tried(IntegrityError, EvidenceLog.open, folder, site_id=forge.SITE_ID, key=key, clock=lambda: forge.NOW)
     if opened is not None:
         opened.find(Event.EXPORT, Phase.INTENT)
-        tried(opened.open_intents, IntegrityError)
+        tried(IntegrityError, opened.open_intents)
         same(len(read_records(folder, origin=forge.ORIGIN, key=key.public)), opened.size)
 
 
@@ -586,10 +580,10 @@ def _identify(data: bytes) -> None:
 def _wheel(data: bytes) -> None:
     path = forge.work() / "demo-1.0-py3-none-any.whl"
     path.write_bytes(data)
-    if wheel := tried(lambda: read_wheel(path), InputError, IntegrityError):
+    if wheel := tried((InputError, IntegrityError), read_wheel, path):
         with wheel:
             for source in wheel.sources[:50]:
-                tried(lambda: _drained(source.open), IntegrityError)  # noqa: B023 - called at once
+                tried(IntegrityError, _drained, source.open)
 
 
 def _drained(opened: Callable[[], Any]) -> None:
@@ -603,4 +597,4 @@ def _drained(opened: Callable[[], Any]) -> None:
 def _golden(data: bytes) -> None:
     path = forge.work() / "golden.npz"
     path.write_bytes(data)
-    tried(lambda: check_golden(path), InputError)
+    tried(InputError, check_golden, path)
