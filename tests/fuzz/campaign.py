@@ -17,7 +17,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,9 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent.parent
 WORK: Final = REPOSITORY / ".fuzz"
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
 FAILED, UNABLE = 1, 3
-KEPT: Final = 24 << 10  # bytes of one target's inputs beside its seeds
+KEPT: Final = 16 << 10  # bytes of one target's inputs beside its seeds
 LARGEST: Final = 4 << 10  # bytes of one of them
+MOST: Final = 40  # of them
 
 _STATUS = re.compile(r"cov: (\d+) ft: \d+ corp: (\d+)/")
 _REASON = re.compile(r"[\w.]*(Error|Exception|Warning|Exit)\b|ALARM|.*ERROR: libFuzzer: timeout")
@@ -157,26 +157,23 @@ def report() -> None:
 
 
 def keep() -> None:
-    """Copy inputs that reached something new beside the seeds: the smallest that together reach all of it, bounded."""
-    for folder in sorted(WORK.iterdir()):
-        own = folder / "corpus"
-        if not own.is_dir():
-            continue
-        with tempfile.TemporaryDirectory() as merged:
-            subprocess.run(
-                [sys.executable, "-m", "tests.fuzz.one", folder.name, str(folder), "merge", merged],
-                cwd=REPOSITORY,
-                check=True,
-                capture_output=True,
-            )
-            room, kept = KEPT, 0
-            for path in sorted(Path(merged).iterdir(), key=lambda path: (path.stat().st_size, path.name)):
-                size = path.stat().st_size
-                if size > min(room, LARGEST):
-                    break
-                shutil.copy(path, CORPUS / folder.name / path.name)
-                room, kept = room - size, kept + 1
-        print(f"{folder.name:<10} {kept} inputs kept, {KEPT - room} bytes")
+    """Copy the smallest inputs that each reached something new beside the seeds, `KEPT` bytes of each target's."""
+    for own in sorted(WORK.glob("*/corpus")):
+        name, room = own.parent.name, KEPT
+        before = {
+            path.name: path.read_bytes() for path in CORPUS.glob(f"{name}/*") if not path.name.startswith("seed-")
+        }
+        found = before | {path.name: path.read_bytes() for path in own.iterdir() if path.stat().st_size <= LARGEST}
+        chosen: dict[str, bytes] = {}
+        for label, data in sorted(found.items(), key=lambda item: (len(item[1]), item[0]))[:MOST]:
+            if len(data) > room:
+                break
+            chosen[label], room = data, room - len(data)
+        for label in before.keys() - chosen.keys():
+            (CORPUS / name / label).unlink()
+        for label, data in chosen.items():
+            (CORPUS / name / label).write_bytes(data)
+        print(f"{name:<10} {len(chosen)} inputs kept, {KEPT - room} bytes")
 
 
 def main(words: Sequence[str]) -> int:

@@ -1,7 +1,6 @@
 """Fuzzes one target in this process until its time is up or it fails. Run by `campaign`, in the environment of `fuzz`.
 
     python -m tests.fuzz.one TARGET FOLDER SECONDS
-    python -m tests.fuzz.one TARGET FOLDER merge INTO      # copy the fewest inputs that reach all that is reached
 
 The first failure ends the process with a traceback; the input lies in FOLDER/failure-*.
 """
@@ -45,9 +44,6 @@ def main() -> None:
     warnings.simplefilter("error")
     own, seeds = folder / "corpus", watch.CORPUS / name
     own.mkdir(exist_ok=True)
-    if seconds == "merge":
-        atheris.Setup([sys.argv[0], "-merge=1", "-rss_limit_mb=0", sys.argv[4], str(seeds), str(own)], target.run)
-        atheris.Fuzz()
     seen = watch.Watch(target, folder / "figures.json")
     for path in sorted(folder.glob("failure-*")):
         seen.run(path.read_bytes())  # failed in a run before, and ends this one while it still does

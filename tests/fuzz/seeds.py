@@ -397,6 +397,9 @@ def crashed() -> Seeds:
     (start,) = struct.unpack_from("<I", outside, len(outside) - 6)
     struct.pack_into("<I", outside, len(outside) - 6, start + 5000)  # so zipfile moves every member by -5000
     yield "wheel", "crash-outside", bytes(outside)
+    long = _wheel() | {"demo-1.0.dist-info/METADATA": b"Name: demo\nVersion: " + b"1" * 5000}
+    record(long)
+    yield "wheel", "crash-long-version", _zip(long)
 
 
 def _array(array: "np.ndarray[Any, Any]") -> bytes:

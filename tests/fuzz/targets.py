@@ -57,7 +57,7 @@ from airpack.ops.site import Site, SitePolicy
 from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Workspace
 from airpack.policy.admission import Admitted, Steps, admit, documents
-from airpack.policy.compat import judge_release
+from airpack.policy.compat import Host, judge, judge_release
 from airpack.transport import codec
 from airpack.transport.reader import NullSink, unpack
 from airpack.types import Digest, Limits
@@ -192,7 +192,7 @@ def _oci(data: bytes) -> None:
 def _compat(data: bytes) -> None:
     if document := tried(IntegrityError, CompatDoc.parse, data):
         same(CompatDoc.parse(document.emit()), document)
-        judge_release(document)
+        judge(document, Host("linux", "amd64", frozenset({"py3-none-any"}), 1 << 30))
 
 
 @target("formats.trust")

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import IO, BinaryIO, Final, Self
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from airpack.errors import InputError, IntegrityError, NotFoundError, StorageError
 from airpack.formats.names import check_path, check_paths
@@ -340,7 +340,7 @@ def _dist_info(archive: _Archive, name: str, version: Version) -> str:
 def _same_version(text: str, version: Version) -> bool:
     try:
         return Version(text.replace("_", "-")) == version
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion is one; so is what a number of thousands of digits ends in
         return False
 
 

@@ -151,6 +151,7 @@ CONTRADICTIONS: dict[str, dict[str, bytes | None]] = {
     "two names": {f"{INFO}/METADATA": b"Name: demo\nName: demo\nVersion: 1.0\n"},
     "no version": {f"{INFO}/METADATA": b"Name: demo\n"},
     "an odd version": {f"{INFO}/METADATA": b"Name: demo\nVersion: latest\n"},
+    "a version of 5000 digits": {f"{INFO}/METADATA": b"Name: demo\nVersion: " + b"1" * 5000 + b"\n"},
     "no METADATA": {f"{INFO}/METADATA": None},
     "no WHEEL": {f"{INFO}/WHEEL": None},
     "a second dist-info": {"other-1.0.dist-info/METADATA": b"Name: other\nVersion: 1.0\n"},
