@@ -18,11 +18,13 @@ import email.parser
 import hashlib
 import io
 import os
+import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +40,12 @@ from airpack.types import Digest, Limits, Source
 
 _UNPACKED: Final = 64 << 30  # bytes of one unpacked wheel
 _METADATA: Final = 4 << 20  # bytes of METADATA or WHEEL
+_HEADERS: Final = 1 << 20  # bytes of their headers: each costs some forty times its bytes
 _RECORD: Final = 64 << 20  # bytes of RECORD: some 600 for each of the most files there may be
+_LINE: Final = Limits.PATH + 176  # bytes of one line of RECORD: path, digest, size
 _BLOCK: Final = 1 << 20  # bytes read at once
 _BUFFER: Final = 128 << 10  # bytes of a member's buffer
+_BLANK = re.compile(rb"\r?\n\r?\n|\r\r")
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  # APPNOTE 4.4.4, bits 0, 6 and 13
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _UNLISTED: Final = frozenset({"RECORD", "RECORD.jws", "RECORD.p7s"})  # they cannot list their own digest
@@ -346,7 +351,7 @@ def _same_version(text: str, version: Version) -> bool:
 
 def _check_metadata(archive: _Archive, folder: str, wheel: Wheel) -> None:
     """Hold METADATA against the file name: one file, one project."""
-    headers = email.parser.BytesHeaderParser().parsebytes(archive.read(f"{folder}/METADATA", _METADATA))
+    headers = _headers(archive, f"{folder}/METADATA")
     names, versions = headers.get_all("Name", []), headers.get_all("Version", [])
     same = (
         len(names) == len(versions) == 1
@@ -357,8 +362,16 @@ def _check_metadata(archive: _Archive, folder: str, wheel: Wheel) -> None:
         raise IntegrityError(f"{archive.name}: METADATA is of {names} {versions}, not of {wheel.name} {wheel.version}")
 
 
+def _headers(archive: _Archive, name: str) -> Message:
+    """Return the headers of METADATA or WHEEL; what follows them, a description, is not parsed."""
+    data = _BLANK.split(archive.read(name, _METADATA), 1)[0]
+    if len(data) > _HEADERS:
+        raise InputError(f"{archive.name}: {name} has {len(data)} bytes of headers; at most {_HEADERS} are read")
+    return email.parser.BytesHeaderParser().parsebytes(data)
+
+
 def _declared_tags(archive: _Archive, folder: str) -> tuple[str, ...]:
-    headers = email.parser.BytesHeaderParser().parsebytes(archive.read(f"{folder}/WHEEL", _METADATA))
+    headers = _headers(archive, f"{folder}/WHEEL")
     version = str(headers.get("Wheel-Version", ""))
     if version.partition(".")[0] != "1":
         raise InputError(f"{archive.name}: Wheel-Version is {version[:20]!r}; only 1.x is read")
@@ -370,8 +383,7 @@ def _read_record(archive: _Archive, folder: str) -> Mapping[str, Digest]:
     unlisted = {f"{folder}/{name}" for name in _UNLISTED}
     record: dict[str, Digest] = {}
     listed: set[str] = set()
-    for row in _record_rows(archive, folder):
-        path, digest, size = row
+    for path, digest, size in _record_rows(archive, folder):
         member = archive.members.get(path)
         if member is None:
             raise IntegrityError(f"{archive.name}: RECORD lists {path[:200]!r}, which is not in it")
@@ -389,16 +401,20 @@ def _read_record(archive: _Archive, folder: str) -> Mapping[str, Digest]:
     return record
 
 
-def _record_rows(archive: _Archive, folder: str) -> list[list[str]]:
+def _record_rows(archive: _Archive, folder: str) -> Iterator[tuple[str, str, str]]:
+    """Yield path, digest and size of each line, so that the first that is wrong ends the reading."""
+    limit = min(_RECORD, (len(archive.members) + 1) * _LINE)
     try:
-        text = archive.read(f"{folder}/RECORD", _RECORD).decode("utf-8")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        text = archive.read(f"{folder}/RECORD", limit).decode("utf-8")
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            if len(row) == 3:  # noqa: PLR2004 - path, digest, size
+                yield row[0], row[1], row[2]
+            elif row:
+                raise IntegrityError(
+                    f"{archive.name}: a line of RECORD has {len(row)} fields; expected path, digest, size"
+                )
     except (UnicodeDecodeError, csv.Error) as error:
         raise IntegrityError(f"{archive.name}: RECORD is not CSV in UTF-8: {error}") from error
-    for row in rows:
-        if len(row) != 3:  # noqa: PLR2004 - path, digest, size
-            raise IntegrityError(f"{archive.name}: a line of RECORD has {len(row)} fields; expected path, digest, size")
-    return rows
 
 
 def _record_digest(archive: _Archive, path: str, text: str) -> Digest:
