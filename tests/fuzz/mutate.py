@@ -423,3 +423,13 @@ def bulk(size: int) -> dict[str, bytes]:
         "quotes": b'"' * size,
         "backslashes": b'"' + b"\\" * size,
     }
+
+
+def paths(size: int) -> dict[str, bytes]:
+    """Return lists of file names of about `size` bytes, as many or as deep as such names can be."""
+    rows = size // (Limits.PATH + 1)
+    return {
+        "deep": b"\n".join(b"%04x/%bb" % (number, b"a/" * (Limits.PATH // 2 - 3)) for number in range(rows)),
+        "short": b"\n".join(b"%x" % number for number in range(size // 6)),
+        "nested": b"\n".join(b"a/" * (number % 500) + b"%x" % number for number in range(size // 510)),
+    }

@@ -15,6 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fuzz import forge, mutate
 from tests.fuzz.mutate import PREFIX, Mutator
+from tests.fuzz.mutate import bulk as json_bulk
 
 import airpack
 from airpack.crypto import client, signing
@@ -77,7 +78,7 @@ class Target:
         mutate: Changes an input so that it stays near what is accepted.
         most: Bytes of the largest input.
         rounds: How many changed inputs the tests try.
-        bulk: Whether JSON documents that cost the most memory are tried on it as well.
+        bulk: Makes large inputs that cost the most memory or time, by name; None for seeds grown large alone.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Target:
     mutate: Mutator = mutate.document
     most: int = 1 << 20
     rounds: int = 150
-    bulk: bool = True
+    bulk: Callable[[int], Mapping[str, bytes]] | None = json_bulk
 
 
 TARGETS: dict[str, Target] = {}
@@ -229,7 +230,7 @@ def _probe(data: bytes) -> Probe:
     return parse_probe(Fields.from_toml(data, what="tool.toml", error=InputError))
 
 
-@target("formats.names", "formats.times", "types", mutate=mutate.lines, bulk=False)
+@target("formats.names", "formats.times", "types", mutate=mutate.lines, bulk=mutate.paths)
 def _names(data: bytes) -> None:
     text = data.decode("utf-8", "surrogatepass") if _is_text(data) else data.decode("latin-1")
     paths = text.split("\n")
@@ -290,7 +291,7 @@ def _modelpack(data: bytes) -> None:
         tried(IntegrityError, read_model, manifest, found["model config"], what="model/m")
 
 
-@target("policy.admission", "formats.head", "formats.release", "formats.bundle", "ops.inspect_", rounds=20, bulk=False)
+@target("policy.admission", "formats.head", "formats.release", "formats.bundle", "ops.inspect_", rounds=20, bulk=None)
 def _admit(data: bytes) -> None:
     made = forge.package_of(data)
     if made is None:
@@ -328,7 +329,7 @@ def _inspected(data: bytes) -> None:
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-@target("formats.volume", mutate=mutate.table, bulk=False)
+@target("formats.volume", mutate=mutate.table, bulk=None)
 def _volume(data: bytes) -> None:
     if header := tried(IntegrityError, Header.parse, data[:HEADER], what="volume"):
         same(header.emit(), data[:HEADER])
@@ -347,7 +348,7 @@ def _volume(data: bytes) -> None:
         same((end, place), (found.end, HEADER + len(table) + stored))
 
 
-@target("transport.codec", mutate=mutate.frame, bulk=False)
+@target("transport.codec", mutate=mutate.frame, bulk=None)
 def _codec(data: bytes) -> None:
     if len(data) < 5:
         return
@@ -365,7 +366,7 @@ def _codec(data: bytes) -> None:
 _FRAME: Final = 1 << 20  # bytes: the reader may hold frames of 128 MiB at once, so larger ones tell nothing here
 
 
-@target("transport.reader", "transport.codec", "formats.volume", mutate=mutate.table, rounds=40, bulk=False)
+@target("transport.reader", "transport.codec", "formats.volume", mutate=mutate.table, rounds=40, bulk=None)
 def _unpack(data: bytes) -> None:
     if len(data) < PREFIX.size:
         return
@@ -417,7 +418,7 @@ def _root(data: bytes) -> None:
         tried((IntegrityError, TrustError), client.check_root, root)
 
 
-@target("crypto.client", rounds=20, bulk=False)
+@target("crypto.client", rounds=20, bulk=None)
 def _metadata(data: bytes) -> None:
     found = forge.parts(data, (*forge.METADATA_PARTS, "timestamp.json"))
     if found is None:
@@ -456,7 +457,7 @@ def _refreshed(state: Path, files: dict[str, bytes], documents: dict[str, bytes]
 ECDSA: Final = PrivateKey(ec.derive_private_key(1, ec.SECP256R1())).public
 
 
-@target("crypto.keys", mutate=mutate.lines, most=64 << 10, bulk=False)
+@target("crypto.keys", mutate=mutate.lines, most=64 << 10, bulk=None)
 def _keys(data: bytes) -> None:
     for read in (PublicKey.from_pem, PublicKey.from_der):
         if key := tried(TrustError, read, data):
@@ -512,7 +513,7 @@ def _papers(data: bytes) -> None:
     probe_run._printable(data)
 
 
-@target("evidence.archive", "evidence.audit", mutate=mutate.evidence, bulk=False)
+@target("evidence.archive", "evidence.audit", mutate=mutate.evidence, bulk=None)
 def _archive(data: bytes) -> None:
     if files := tried(IntegrityError, read_archive, data):
         same(write_archive(files), data)
@@ -522,7 +523,7 @@ def _archive(data: bytes) -> None:
 AUDIT_PARTS: Final = ("entries", "checkpoint", "frontier", "consistency", "checkpoint.prev", "receipt", "manifest")
 
 
-@target("evidence.audit", "evidence.export", "evidence.records", "evidence.checkpoint", rounds=60, bulk=False)
+@target("evidence.audit", "evidence.export", "evidence.records", "evidence.checkpoint", rounds=60, bulk=None)
 def _audit(data: bytes) -> None:
     found = forge.parts(data, AUDIT_PARTS)
     if not found:
@@ -547,7 +548,7 @@ def export_of(found: Mapping[str, bytes]) -> bytes:
     return forge.sealed_export(found, root=root, first=first.root())
 
 
-@target("evidence.log", "evidence.reading", "evidence.records", mutate=mutate.lines, rounds=40, bulk=False)
+@target("evidence.log", "evidence.reading", "evidence.records", mutate=mutate.lines, rounds=40, bulk=None)
 def _log(data: bytes) -> None:
     folder, key = forge.work() / "log", forge.key("site")
     folder.mkdir(exist_ok=True)
@@ -576,7 +577,7 @@ def _identify(data: bytes) -> None:
         canonical.emit({"name": found.name, "detail": found.detail, "reason": found.reason})
 
 
-@target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=False)
+@target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=None)
 def _wheel(data: bytes) -> None:
     path = forge.work() / "demo-1.0-py3-none-any.whl"
     path.write_bytes(data)
@@ -593,7 +594,7 @@ def _drained(opened: Callable[[], Any]) -> None:
                 return
 
 
-@target("facts.golden", mutate=mutate.zipped, rounds=60, bulk=False)
+@target("facts.golden", mutate=mutate.zipped, rounds=60, bulk=None)
 def _golden(data: bytes) -> None:
     path = forge.work() / "golden.npz"
     path.write_bytes(data)

@@ -109,8 +109,8 @@ class Watch:
 
 def large(target: Target) -> Iterator[bytes]:
     """Yield inputs of the target's largest size: documents that cost the most, and the seeds filled up to it."""
-    if target.bulk:
-        for text in mutate.bulk(target.most - 80).values():
+    if target.bulk is not None:
+        for text in target.bulk(target.most - 80).values():
             yield text
             if target.mutate is mutate.head:
                 yield mutate.checked(text)
