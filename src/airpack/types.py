@@ -87,6 +87,7 @@ class Limits:
     DOCUMENT: Final = 4 << 20  # one JSON document: policy, statement, bundle, spec
     JSON_DEPTH: Final = 32  # nesting levels
     JSON_CONTAINERS: Final = 300_000  # lists and objects in one document: each costs far more memory than its bytes
+    JSON_VALUES: Final = 400_000  # those and all commas: as the largest package manifest has 360,000
     ROOT: Final = 512_000  # TUF root, python-tuf's own cap
     ROOTS: Final = 256  # number of root versions in one head
     CHUNK: Final = 1 << 20  # one stored chunk

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.fetcher import FetcherInterface
@@ -528,7 +528,7 @@ def _self_signed_root(data: bytes) -> Root:
         if not isinstance(root, Root):
             raise TrustError(f"expected a TUF root, got TUF metadata of type {root.type!r}")
         root.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
-    except DeserializationError as error:
+    except (DeserializationError, SerializationError) as error:  # strict JSON with fractions is no canonical TUF
         raise TrustError(f"not a TUF root: {error.__cause__ or error}") from error
     except tuf_errors.UnsignedMetadataError as error:
         raise ThresholdError(f"the root does not vouch for itself: {error}") from error

@@ -9,12 +9,15 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from airpack.errors import TrustError
 from airpack.types import Digest
+
+# InternalError: OpenSSL found fault with a key in a way that cryptography has no name for.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
 
 Algorithm = Literal["ecdsa-p256", "ed25519"]
 
@@ -43,7 +46,7 @@ class PublicKey:
         """
         try:
             key = serialization.load_pem_public_key(pem)
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise TrustError(f"not a public key in PEM: {error}") from error
         return cls._wrap(key)
 
@@ -56,7 +59,7 @@ class PublicKey:
         """
         try:
             key = serialization.load_der_public_key(der)
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise TrustError(f"not a public key in DER: {error}") from error
         result = cls._wrap(key)
         if result.der != der:
@@ -147,7 +150,7 @@ class PrivateKey:
         """
         try:
             key = serialization.load_pem_private_key(pem, passphrase)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise TrustError(
                 f"cannot open the private key: {error}",
                 hint="give its passphrase at the prompt or in the file that AIRPACK_KEY_PASSPHRASE_FILE names",

@@ -1,7 +1,8 @@
 """Looks at golden arrays: an .npz whose members are `input/NAME.npy` and `expected/NAME.npy`, first axis = cases.
 
 Nothing is unpickled and no array is built: each member's header is read, and its bytes are counted against it.
-NumPy's `.npy` format: NEP 1.
+NumPy's `.npy` format: NEP 1. The header is read here, in the plain form that its writers give it: NumPy evaluates it as
+a Python literal, which fails in more ways than can be named.
 """
 
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from numpy.lib import format as npy
 
 from airpack import fsops
@@ -20,10 +22,16 @@ from airpack.errors import AirpackError, InputError
 from airpack.formats.probe import LARGEST_GOLDEN
 
 _MEMBERS = 256  # arrays in one file
-_HEADER = 10_000  # characters of one .npy header, NumPy's own bound
+_HEADER = 10_000  # bytes of one .npy header, NumPy's own bound
+_WIDTHS = {(1, 0): 2, (2, 0): 4}  # .npy version to bytes of the header's length
+_PLAIN = re.compile(
+    r"\{(?: *'(?:descr' *: *(?P<descr>'[^'\\]*'|\[[^\\{}]*\])|fortran_order' *: *(?:True|False)"
+    r"|shape' *: *\((?P<shape>[0-9, ]*)\)) *,?)* *\}\s*\Z",
+    re.ASCII,
+)
+_NUMBER = re.compile(r"[<>|=]?[biuf][0-9]{1,2}\Z", re.ASCII)  # NumPy's booleans, signed, unsigned, floating
 _BLOCK = 1 << 20  # bytes
 _NAME = re.compile(r"(input|expected)/([\x21-\x7e]{1,200})\.npy\Z")
-_NUMBERS = frozenset("biuf")  # NumPy's kinds: boolean, signed, unsigned, floating
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +113,33 @@ def _read(archive: zipfile.ZipFile) -> Golden:
 
 def _cases(stream: IO[bytes], member: zipfile.ZipInfo) -> int:
     """Return the first axis of one member, once its header and its length agree."""
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = npy.read_array_header_1_0(stream, max_header_size=_HEADER)
-    elif version == (2, 0):
-        shape, _, dtype = npy.read_array_header_2_0(stream, max_header_size=_HEADER)
-    else:
-        raise ValueError(f"{member.filename} is .npy version {version}; expected 1.0 or 2.0")
-    if dtype.kind not in _NUMBERS:
-        raise ValueError(f"{member.filename} has type {str(dtype)[:40]}; expected booleans, whole or floating numbers")
+    shape, width = _header(stream, member)
     if not shape or min(shape) < 1:
         raise ValueError(f"{member.filename} has shape {shape}; expected a first axis of at least one case, none empty")
-    needed, found = math.prod(shape) * dtype.itemsize, 0
+    needed, found = math.prod(shape) * width, 0
     while block := stream.read(_BLOCK):  # to its end, so that the checksum is compared as well
         found += len(block)
     if found != needed:
         raise ValueError(f"{member.filename} has {found} bytes of numbers; its header says {needed}")
     return int(shape[0])
+
+
+def _header(stream: IO[bytes], member: zipfile.ZipInfo) -> tuple[tuple[int, ...], int]:
+    """Return the shape of one member's array, and the bytes of one number in it."""
+    version = npy.read_magic(stream)
+    if version not in _WIDTHS:
+        raise ValueError(f"{member.filename} is .npy version {version}; expected 1.0 or 2.0")
+    length = int.from_bytes(stream.read(_WIDTHS[version]), "little")
+    if length > _HEADER:
+        raise ValueError(f"{member.filename} has a header of {length} bytes; at most {_HEADER} are read")
+    plain = _PLAIN.match(stream.read(length).decode("latin-1"))
+    if not plain or plain["descr"] is None or plain["shape"] is None:
+        raise ValueError(f"{member.filename} has no plain header of type and shape")
+    kind = plain["descr"].strip("'")
+    try:
+        width = np.dtype(kind if _NUMBER.match(kind) else "no number").itemsize
+    except TypeError as error:
+        raise ValueError(
+            f"{member.filename} has type {kind[:40]}; expected booleans, whole or floating numbers"
+        ) from error
+    return tuple(int(number) for number in plain["shape"].split(",") if number.strip()), width

@@ -18,10 +18,11 @@ import email.parser
 import hashlib
 import io
 import os
+import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from types import TracebackType
 from typing import IO, BinaryIO, Final, Self
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from airpack.errors import InputError, IntegrityError, NotFoundError, StorageError
 from airpack.facts.licenses import of_metadata
@@ -40,9 +41,12 @@ from airpack.types import Digest, Limits, Source
 
 _UNPACKED: Final = 64 << 30  # bytes of one unpacked wheel
 _METADATA: Final = 4 << 20  # bytes of METADATA or WHEEL
+_HEADERS: Final = 1 << 20  # bytes of their headers: each costs some forty times its bytes
 _RECORD: Final = 64 << 20  # bytes of RECORD: some 600 for each of the most files there may be
+_LINE: Final = Limits.PATH + 176  # bytes of one line of RECORD: path, digest, size
 _BLOCK: Final = 1 << 20  # bytes read at once
 _BUFFER: Final = 128 << 10  # bytes of a member's buffer
+_BLANK = re.compile(rb"\r?\n\r?\n|\r\r")
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  # APPNOTE 4.4.4, bits 0, 6 and 13
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _UNLISTED: Final = frozenset({"RECORD", "RECORD.jws", "RECORD.p7s"})  # they cannot list their own digest
@@ -141,7 +145,7 @@ def read_wheel(path: Path) -> Wheel:
         folder = _dist_info(archive, name, version)
         record = _read_record(archive, folder)
         sources = _sources(archive, record, folder)
-        metadata = archive.read(f"{folder}/METADATA", _METADATA)
+        metadata = _headers(archive, f"{folder}/METADATA")
         wheel = Wheel(
             filename=path.name,
             name=str(name),
@@ -210,7 +214,7 @@ class _Archive:
         for member in self._zip.infolist():
             if member.orig_filename.endswith("/") and member.file_size == 0:
                 continue
-            reason = _member_fault(member)
+            reason = _member_fault(member, self.size)
             if reason:
                 raise InputError(f"{self.name}: {member.orig_filename[:200]!r} {reason}")
             if check_path(member.filename, error=InputError) in members:
@@ -315,11 +319,11 @@ def _hash(file: BinaryIO, path: Path) -> tuple[Digest, int]:
     return Digest.from_raw(hashed.digest()), size
 
 
-def _member_fault(member: zipfile.ZipInfo) -> str:
-    """Return why a member is refused; empty when it is not."""
+def _member_fault(member: zipfile.ZipInfo, size: int) -> str:
+    """Return why a member of a file of `size` bytes is refused; empty when it is not."""
     kind = stat.S_IFMT(member.external_attr >> 16)
-    if member.header_offset < 0:  # zipfile adds what a wrong directory size makes it think lies before the archive
-        return "begins before the file does"
+    if not 0 <= member.header_offset < size:
+        return "lies outside the file"
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if member.compress_type not in _METHODS:
@@ -346,7 +350,7 @@ def _dist_info(archive: _Archive, name: str, version: Version) -> str:
 def _same_version(text: str, version: Version) -> bool:
     try:
         return Version(text.replace("_", "-")) == version
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion is one; so is what a number of thousands of digits ends in
         return False
 
 
@@ -365,8 +369,16 @@ def _check_metadata(metadata: bytes, wheel: Wheel) -> None:
         )
 
 
+def _headers(archive: _Archive, name: str) -> bytes:
+    """Return the headers of METADATA or WHEEL; what follows them, a description, is not parsed."""
+    data = _BLANK.split(archive.read(name, _METADATA), 1)[0]
+    if len(data) > _HEADERS:
+        raise InputError(f"{archive.name}: {name} has {len(data)} bytes of headers; at most {_HEADERS} are read")
+    return data
+
+
 def _declared_tags(archive: _Archive, folder: str) -> tuple[str, ...]:
-    headers = email.parser.BytesHeaderParser().parsebytes(archive.read(f"{folder}/WHEEL", _METADATA))
+    headers = email.parser.BytesHeaderParser().parsebytes(_headers(archive, f"{folder}/WHEEL"))
     version = str(headers.get("Wheel-Version", ""))
     if version.partition(".")[0] != "1":
         raise InputError(f"{archive.name}: Wheel-Version is {version[:20]!r}; only 1.x is read")
@@ -378,8 +390,7 @@ def _read_record(archive: _Archive, folder: str) -> Mapping[str, Digest]:
     unlisted = {f"{folder}/{name}" for name in _UNLISTED}
     record: dict[str, Digest] = {}
     listed: set[str] = set()
-    for row in _record_rows(archive, folder):
-        path, digest, size = row
+    for path, digest, size in _record_rows(archive, folder):
         member = archive.members.get(path)
         if member is None:
             raise IntegrityError(f"{archive.name}: RECORD lists {path[:200]!r}, which is not in it")
@@ -397,16 +408,20 @@ def _read_record(archive: _Archive, folder: str) -> Mapping[str, Digest]:
     return record
 
 
-def _record_rows(archive: _Archive, folder: str) -> list[list[str]]:
+def _record_rows(archive: _Archive, folder: str) -> Iterator[tuple[str, str, str]]:
+    """Yield path, digest and size of each line, so that the first that is wrong ends the reading."""
+    limit = min(_RECORD, (len(archive.members) + 1) * _LINE)
     try:
-        text = archive.read(f"{folder}/RECORD", _RECORD).decode("utf-8")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        text = archive.read(f"{folder}/RECORD", limit).decode("utf-8")
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            if len(row) == 3:  # noqa: PLR2004 - path, digest, size
+                yield row[0], row[1], row[2]
+            elif row:
+                raise IntegrityError(
+                    f"{archive.name}: a line of RECORD has {len(row)} fields; expected path, digest, size"
+                )
     except (UnicodeDecodeError, csv.Error) as error:
         raise IntegrityError(f"{archive.name}: RECORD is not CSV in UTF-8: {error}") from error
-    for row in rows:
-        if len(row) != 3:  # noqa: PLR2004 - path, digest, size
-            raise IntegrityError(f"{archive.name}: a line of RECORD has {len(row)} fields; expected path, digest, size")
-    return rows
 
 
 def _record_digest(archive: _Archive, path: str, text: str) -> Digest:

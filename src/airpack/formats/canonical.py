@@ -17,7 +17,7 @@ from airpack.types import Limits
 
 # A string that does not end matches too, as far as it goes: tried again from each of its quotes, it would take time
 # that grows with the square of its length.
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]},]', re.DOTALL)
 
 
 def emit(value: Any) -> bytes:
@@ -48,7 +48,7 @@ def parse(data: bytes, *, what: str, limit: int = Limits.DOCUMENT) -> Any:
     """
     if len(data) > limit:
         raise IntegrityError(f"{what} has {len(data)} bytes; at most {limit} are read")
-    _check_depth(data, what)
+    _check_shape(data, what)
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -80,10 +80,10 @@ def parse_canonical(data: bytes, *, what: str, limit: int = Limits.DOCUMENT) -> 
     return value
 
 
-def _check_depth(data: bytes, what: str) -> None:
-    """Refuse deep nesting before the recursive parser sees it."""
-    depth = containers = 0
-    for token in _BRACKETS.finditer(data):
+def _check_shape(data: bytes, what: str) -> None:
+    """Refuse deep nesting, and values without number, before the recursive parser sees them."""
+    depth = containers = commas = 0
+    for token in _TOKENS.finditer(data):
         first = token.group()[0]
         if first in b"[{":
             depth += 1
@@ -94,6 +94,10 @@ def _check_depth(data: bytes, what: str) -> None:
                 raise IntegrityError(f"{what} holds more than {Limits.JSON_CONTAINERS} lists and objects")
         elif first in b"]}":
             depth -= 1
+        elif first in b",":
+            commas += 1
+            if commas + containers > Limits.JSON_VALUES:
+                raise IntegrityError(f"{what} holds more than {Limits.JSON_VALUES} values")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

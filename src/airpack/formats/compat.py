@@ -264,6 +264,8 @@ def _read_runtime(fields: Fields) -> CompatRuntime:
         else (),
     )
     fields.done()
+    if kind == "wheels" and not runtime.wheels:
+        raise fields.fail("'wheels' is empty; a runtime of wheels is made of at least one")
     return runtime
 
 

@@ -20,6 +20,7 @@ from airpack.types import Digest
 _T = TypeVar("_T")
 _MISSING: Any = object()
 _TEXT = 4096  # characters
+_HINTED = 100  # words among which a near one is looked for
 _SHOWN = 60  # characters of a value or key in a message
 
 
@@ -70,8 +71,8 @@ class Fields:
         value = self._value.get(key, _MISSING)
         if value is _MISSING:
             if default is _MISSING:
-                near = difflib.get_close_matches(key, sorted(self._value.keys() - self._known), 1, cutoff=0.75)
-                hint = f"did you mean '{key}' by {near[0][:_SHOWN]!r}?" if near else ""
+                near = _near(key, self._value.keys() - self._known, cutoff=0.75)
+                hint = f"did you mean '{key}' by {near!r}?" if near else ""
                 raise self.fail(f"'{key}' is missing", hint=hint)
             found: _T = default
             return found
@@ -85,8 +86,8 @@ class Fields:
         if len(value) > _TEXT:
             raise self.fail(f"'{key}' is longer than {_TEXT} characters")
         if choices and value not in choices:
-            near = difflib.get_close_matches(value, list(choices), 1)
-            hint = f"did you mean {near[0]!r}?" if near else ""
+            near = _near(value, choices)
+            hint = f"did you mean {near!r}?" if near else ""
             raise self.fail(f"'{key}' must be one of {', '.join(sorted(choices))}; found {_shown(value)}", hint=hint)
         return value
 
@@ -180,9 +181,20 @@ class Fields:
         """
         for key in self._value:
             if key not in self._known:
-                near = difflib.get_close_matches(key, sorted(self._known), 1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(self._known))}"
+                near = _near(key, self._known)
+                hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(sorted(self._known))}"
                 raise self.fail(f"unknown key {_shown(key)}", hint=hint)
+
+
+def _near(word: str, words: Collection[str], *, cutoff: float = 0.6) -> str:
+    """Return the one of `words` that `word` may have been meant as; empty where none is, or what is given is hostile.
+
+    difflib takes time for each word, and 36 bytes of memory for each character of `word`.
+    """
+    if len(word) > _SHOWN or len(words) > _HINTED:
+        return ""
+    near = difflib.get_close_matches(word, sorted(words), 1, cutoff=cutoff)
+    return near[0][:_SHOWN] if near else ""
 
 
 def _shown(value: Any) -> str:

@@ -122,10 +122,7 @@ class Note:
         """
         if len(data) > MAX_NOTE:
             raise IntegrityError(f"{what} has {len(data)} bytes; a signed note of at most {MAX_NOTE} is read")
-        try:
-            content = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise IntegrityError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
+        content = _text(data, what)
         if any(character < " " and character != "\n" for character in content):
             raise IntegrityError(f"{what} holds a control character")
         # The last empty line divides, because the text may have empty lines of its own.
@@ -140,6 +137,13 @@ class Note:
     def by(self, name: str, identity: bytes) -> tuple[NoteSignature, ...]:
         """Return the signatures that claim to be by the key `name` with the 4-byte key id `identity`."""
         return tuple(each for each in self.signatures if each.name == name and each.key_id == identity)
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _signature(line: str, what: str) -> NoteSignature:
@@ -194,9 +198,10 @@ class Checkpoint:
             what: What is read, for messages.
 
         Raises:
-            IntegrityError: Not three lines of origin, size without leading zeros, and 32-byte root; or extension lines.
+            IntegrityError: Not UTF-8; not three lines of origin, size without leading zeros, and 32-byte root; or
+                extension lines.
         """
-        lines = text.decode("utf-8", "replace").split("\n")
+        lines = _text(text, what).split("\n")
         if len(lines) != 4 or lines[3]:  # noqa: PLR2004, three lines and what follows the last newline
             raise IntegrityError(f"{what}: a checkpoint has three lines (origin, size, root); found {len(lines) - 1}")
         origin, size, root = lines[:3]

@@ -253,6 +253,9 @@ def read_release(index: bytes, blob: Callable[[Digest], bytes]) -> Release:
     """
     parsed = oci.parse_index(index)
     ref = _release_name(parsed)
+    # Each is read once: an index of 4 MiB could name one manifest of 4 MiB twenty thousand times.
+    distinct = {child.digest for child in parsed.manifests}
+    require(len(distinct) == len(parsed.manifests), "the release names one manifest twice")
     reader = _Reader(blob)
     for child in parsed.manifests:
         reader.add(child)

@@ -138,10 +138,9 @@ def claimed_manifest(parsed: Head) -> PackageManifest:
 
 def _claims(parsed: Head) -> list[Claim]:
     claims = []
-    for data in parsed.blobs.values():
-        if not bundle.is_referrer(data):
-            continue
-        content = parsed.blobs.get(bundle.parse_referrer(data)[1].digest)
+    contents = {bundle.parse_referrer(data)[1].digest for data in parsed.blobs.values() if bundle.is_referrer(data)}
+    for digest in sorted(contents):  # each once, however many referrers name it
+        content = parsed.blobs.get(digest)
         if content is None:
             raise IntegrityError("the head lacks a bundle that one of its referrers names")
         envelope, hint = bundle.parse(content)

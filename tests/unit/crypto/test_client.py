@@ -502,6 +502,13 @@ class TestCheckRoot:
         with pytest.raises(TrustError, match="not a TUF root"):
             check_root(data)
 
+    @pytest.mark.parametrize("value", [0.5, {"a": [1e-7]}])
+    def test_refuses_a_root_with_fractions_which_no_tuf_key_can_sign(self, sim: Any, value: object) -> None:
+        root = json.loads(sim.files["1.root.json"])
+        root["signed"]["x-more"] = value
+        with pytest.raises(TrustError, match="not a TUF root"):
+            check_root(json.dumps(root).encode())
+
     def test_refuses_a_root_that_others_signed(self, sim: Any) -> None:
         with pytest.raises(ThresholdError, match="does not vouch for itself"):
             check_root(sim.sign(sim.root, [PrivateKey.generate("ed25519")]))

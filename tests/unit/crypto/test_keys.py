@@ -94,6 +94,12 @@ def test_what_is_no_key_is_refused(data: bytes) -> None:
         PrivateKey.from_pem(data, None)
 
 
+def test_a_key_of_ed25519_that_calls_itself_ed448_is_refused() -> None:
+    pem = PrivateKey.generate("ed25519").to_pem(None)
+    with pytest.raises(TrustError, match="cannot open the private key"):
+        PrivateKey.from_pem(pem.replace(b"MC4CAQAwBQYDK2Vw", b"MC4CAQAwBQYDK2Vx"), None)
+
+
 def test_a_compressed_point_is_not_the_one_der_form() -> None:
     """One key in two spellings would count as two."""
     public = ec.generate_private_key(ec.SECP256R1()).public_key()

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import io
 import stat
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -152,6 +153,7 @@ CONTRADICTIONS: dict[str, dict[str, bytes | None]] = {
     "two names": {f"{INFO}/METADATA": b"Name: demo\nName: demo\nVersion: 1.0\n"},
     "no version": {f"{INFO}/METADATA": b"Name: demo\n"},
     "an odd version": {f"{INFO}/METADATA": b"Name: demo\nVersion: latest\n"},
+    "a version of 5000 digits": {f"{INFO}/METADATA": b"Name: demo\nVersion: " + b"1" * 5000 + b"\n"},
     "no METADATA": {f"{INFO}/METADATA": None},
     "no WHEEL": {f"{INFO}/WHEEL": None},
     "a second dist-info": {"other-1.0.dist-info/METADATA": b"Name: other\nVersion: 1.0\n"},
@@ -275,6 +277,49 @@ def test_damage_inside_a_member_is_an_integrity_error(tmp_path: Path, method: in
     path.write_bytes(data)
     with read_wheel(path) as wheel, pytest.raises(IntegrityError):
         contents(wheel)
+
+
+@pytest.mark.parametrize("offset", [-1, -(1 << 40), 1 << 40, (1 << 63) - 1])
+def test_a_member_outside_the_file_is_refused(tmp_path: Path, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path)
+    read = zipfile.ZipFile.infolist
+
+    def moved(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        members = read(archive)
+        members[0].header_offset = offset
+        return members
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", moved)
+    with pytest.raises(InputError, match="outside the file"):
+        read_wheel(path)
+
+
+@pytest.mark.parametrize("line", [b",,\n", b"demo/__init__.py,,\n", b"\n", b"a\n"])
+def test_a_record_that_unpacks_to_lines_without_number_costs_no_memory(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path, record=(line * (8_000_000 // len(line))).decode())
+    assert memory_of(path) < 4_000_000
+
+
+def test_headers_without_number_cost_no_memory(tmp_path: Path) -> None:
+    files = {**FILES, f"{INFO}/METADATA": b"Name: demo\nVersion: 1.0\n" + b"A:\n" * 1_000_000}
+    assert memory_of(write(tmp_path, files)) < 12_000_000
+
+
+def memory_of(path: Path) -> int:
+    """Return the bytes of memory that it takes to refuse a wheel."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(AirpackError, match=r"RECORD|METADATA"):
+            read_wheel(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_description_is_no_header(tmp_path: Path) -> None:
+    text = FILES[f"{INFO}/METADATA"] + b"A: line\n" * 300_000
+    with read_wheel(write(tmp_path, {**FILES, f"{INFO}/METADATA": text})) as wheel:
+        assert wheel.name == "demo"
 
 
 def test_what_is_no_zip_is_bad_input(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -170,6 +171,28 @@ class TestDepth:
         """With work that grows with the square, this would take hours."""
         with pytest.raises(IntegrityError):
             parse(b'"' + unit * 500_000, what=WHAT)
+
+
+class TestValues:
+    @pytest.mark.parametrize("item", [b"0", b'""', b"1e-7", b'"a,b"'])
+    def test_as_many_as_are_read_are_read(self, item: bytes) -> None:
+        many = b"[" + b",".join([item] * Limits.JSON_VALUES) + b"]"
+        assert len(parse(many, what=WHAT, limit=len(many))) == Limits.JSON_VALUES
+
+    @pytest.mark.parametrize("item", [b"0", b'""', b"{}", b'{"a":0}', b"[0,0]"])
+    def test_more_cost_no_memory(self, item: bytes) -> None:
+        many = b"[" + b",".join([item] * (Limits.JSON_VALUES + 1)) + b"]"
+        tracemalloc.start()
+        try:
+            with pytest.raises(IntegrityError, match=r"values|lists and objects"):
+                parse(many, what=WHAT, limit=len(many))
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+        finally:
+            tracemalloc.stop()
+
+    def test_commas_in_strings_do_not_count(self) -> None:
+        text = "," * (Limits.JSON_VALUES + 1)
+        assert parse(json.dumps([text]).encode(), what=WHAT) == [text]
 
 
 class TestCanonical:

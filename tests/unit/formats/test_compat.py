@@ -104,6 +104,7 @@ def changed(path: list[str | int], value: Any) -> bytes:
         (["runtimes", 0, "name"], "../x"),
         (["runtimes", 0, "more"], 1),
         (["runtimes", 1, "wheels"], []),
+        (["runtimes", 0, "wheels"], []),
         (["runtimes", 0, "wheels", 0, "tags"], []),
         (["runtimes", 0, "wheels", 0, "tags"], ["b", "a"]),
         (["runtimes", 0, "wheels", 0, "tags"], ["a", "a"]),

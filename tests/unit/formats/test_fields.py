@@ -1,4 +1,5 @@
 import base64
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -164,6 +165,22 @@ class TestUnknown:
         with pytest.raises(IntegrityError) as caught:
             table.done()
         assert caught.value.hint == "known here: a, b"
+
+    def test_a_key_of_millions_of_characters_costs_no_more_memory_for_a_hint(self) -> None:
+        hostile = fields(**{"a" * 4_000_000: 1})
+        tracemalloc.start()
+        try:
+            with pytest.raises(IntegrityError, match="unknown key"):
+                hostile.done()
+            assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        finally:
+            tracemalloc.stop()
+
+    def test_among_keys_without_number_no_near_one_is_looked_for(self) -> None:
+        hostile = fields(**{f"treshold{number}": 1 for number in range(1000)})
+        with pytest.raises(IntegrityError, match="'threshold' is missing") as caught:
+            hostile.integer("threshold")
+        assert caught.value.hint == ""
 
     def test_control_characters_of_a_key_do_not_reach_the_terminal(self) -> None:
         table = fields(**{"\x1b[2J": 1})

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,3 +184,13 @@ def test_parse_ref_returns_or_raises_input_error_and_nothing_else(text: str) -> 
     except InputError:
         return
     assert str(ref) == text
+
+
+def test_deep_paths_cost_no_more_memory_than_they_are_long() -> None:
+    paths = [f"{number:04x}/" + "a/" * 508 + "b" for number in range(300)]
+    tracemalloc.start()
+    try:
+        check_paths(paths)
+        assert tracemalloc.get_traced_memory()[1] < 5 * sum(map(len, paths))
+    finally:
+        tracemalloc.stop()

@@ -253,3 +253,8 @@ def test_a_signature_line_is_what_the_specification_writes() -> None:
     written = NoteSignature("a", identity, key.sign(b"text\n")).line()
     assert written.startswith("\u2014 a ")
     assert base64.b64decode(written[4:])[:4] == identity
+
+
+def test_a_checkpoint_that_is_no_utf_8_is_refused_whatever_it_would_be_read_as() -> None:
+    with pytest.raises(IntegrityError, match="not UTF-8"):
+        Checkpoint.parse(f"origin\n0\n{ROOT}\n".encode().replace(b"origin", b"or\xf0gin"), what="checkpoint")

@@ -183,3 +183,11 @@ def test_the_header_of_a_volume_follows_from_the_manifest() -> None:
 
 def test_totals_count_raw_and_stored_bytes() -> None:
     assert (SMALL.total, SMALL.stored) == (3, 128 + 128 + 3)
+
+
+def test_the_largest_manifest_there_may_be_is_read() -> None:
+    files = tuple(FileInfo(Digest.of(number.to_bytes(4, "big")), 100) for number in range(Limits.FILES))
+    table = Digest.of(b"table")
+    volumes = tuple(VolumeInfo(f"a.{number:04d}.airvol", 128 + 64 + 1, 1, 1, table) for number in range(Limits.VOLUMES))
+    data = PackageManifest(Digest.of(b"release"), "tool", "1.0.0", "0.1.0", files, volumes).emit()
+    assert PackageManifest.parse(data).emit() == data

@@ -1,0 +1,601 @@
+"""The parsers of untrusted bytes, each called as its caller calls it.
+
+A target takes any bytes and returns. It lets through only those errors of airpack that the parser's docstring names;
+anything else that comes out of it is a crash, a broken law (`emit(parse(data)) == data`) included.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from shutil import copytree, rmtree
+from typing import Any, Final, ParamSpec, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.fuzz import forge, mutate
+from tests.fuzz.mutate import PREFIX, Mutator
+from tests.fuzz.mutate import bulk as json_bulk
+
+import airpack
+from airpack.crypto import client, signing
+from airpack.crypto.keys import PrivateKey, PublicKey
+from airpack.errors import (
+    AirpackError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    PartialError,
+    PolicyError,
+    RollbackError,
+    TrustError,
+)
+from airpack.evidence import audit as auditor
+from airpack.evidence import export
+from airpack.evidence.archive import read_archive, write_archive
+from airpack.evidence.checkpoint import open_checkpoint
+from airpack.evidence.log import EvidenceLog
+from airpack.evidence.merkle import Frontier, leaf_hash, verify_consistency
+from airpack.evidence.reading import read_records
+from airpack.evidence.records import Event, Phase, Record, clip
+from airpack.facts.golden import check_golden
+from airpack.facts.identify import identify
+from airpack.facts.wheel import read_wheel
+from airpack.formats import bundle, canonical, dsse, head, names, oci, packspec, times
+from airpack.formats import note as notes
+from airpack.formats.compat import CompatDoc
+from airpack.formats.fields import Fields
+from airpack.formats.modelpack import read_model
+from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
+from airpack.formats.probe import Probe, parse_probe
+from airpack.formats.release import read_release
+from airpack.formats.statement import ReleasePredicate, Statement
+from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, TrustPolicy
+from airpack.formats.volume import ENTRY, HEADER, RAW, ZSTD, Entry, Header, emit_table, parse_table
+from airpack.ops.inspect_ import inspect_package
+from airpack.ops.probes import run as probe_run
+from airpack.ops.site import Site, SitePolicy
+from airpack.ops.verify import fresh_refresh
+from airpack.ops.workspace import Built, Workspace
+from airpack.policy.admission import Admitted, Steps, admit, documents
+from airpack.policy.compat import Host, judge, judge_release
+from airpack.transport import codec
+from airpack.transport.reader import NullSink, unpack
+from airpack.types import Digest, Limits
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One way in for untrusted bytes.
+
+    Attributes:
+        name: Its name, also of its folder of inputs.
+        run: Takes an input; what it raises is a crash.
+        reads: Modules of airpack whose parsers it reaches.
+        mutate: Changes an input so that it stays near what is accepted.
+        most: Bytes of the largest input.
+        rounds: How many changed inputs the tests try.
+        bulk: Makes large inputs that cost the most memory or time, by name; None for seeds grown large alone.
+    """
+
+    name: str
+    run: Callable[[bytes], None]
+    reads: tuple[str, ...]
+    mutate: Mutator = mutate.document
+    most: int = 1 << 20
+    rounds: int = 150
+    bulk: Callable[[int], Mapping[str, bytes]] | None = json_bulk
+
+
+TARGETS: dict[str, Target] = {}
+
+
+def target(*reads: str, **options: Any) -> Callable[[Callable[[bytes], None]], Callable[[bytes], None]]:
+    """Make a target of the function below, by its name."""
+
+    def register(run: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        name = run.__name__.strip("_")
+        TARGETS[name] = Target(name, run, tuple(f"airpack.{module}" for module in reads), **options)
+        return run
+
+    return register
+
+
+def tried(
+    errors: type[AirpackError] | tuple[type[AirpackError], ...],
+    call: Callable[_P, _T],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> _T | None:
+    """Return what `call` returns; None where it refuses in one of the ways that it may."""
+    try:
+        return call(*args, **kwargs)
+    except errors:
+        return None
+
+
+def same(found: Any, expected: Any) -> None:
+    """Hold a law."""
+    if found != expected:
+        raise AssertionError(f"a law is broken: {str(found)[:2000]} is not {str(expected)[:2000]}")
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+@target("formats.canonical")
+def _canonical(data: bytes) -> None:
+    if (value := tried(IntegrityError, canonical.parse, data, what="document")) is not None:
+        with suppress(ValueError):  # a value of JSON need not have a canonical form
+            again = canonical.emit(value)
+            same(canonical.parse(again, what="again"), value)
+            same(canonical.emit(canonical.parse(again, what="again")), again)
+    if (table := tried(IntegrityError, canonical.parse_canonical, data, what="document")) is not None:
+        same(canonical.emit(table), data)
+
+
+@target("formats.head", "formats.fields", mutate=mutate.head)
+def _head(data: bytes) -> None:
+    if found := tried(IntegrityError, head.parse, data):
+        same(head.emit(found), data)
+        same(head.parse(head.emit(found)), found)
+
+
+@target("formats.dsse")
+def _dsse(data: bytes) -> None:
+    if envelope := tried(IntegrityError, dsse.parse, data, "package envelope"):
+        same(dsse.parse(dsse.emit(envelope)), envelope)
+        with suppress(TrustError):
+            signing.verify([envelope], keys=[forge.key("packer").public], threshold=1, payload_type="t")
+
+
+@target("formats.bundle", "crypto.signing")
+def _bundle(data: bytes) -> None:
+    if found := tried(IntegrityError, bundle.parse, data):
+        same(bundle.parse(bundle.emit(*found)), found)
+        role = TrustPolicy.parse(forge.policy()).role("release")
+        tried((IntegrityError, TrustError), signing.verify_statement, [data], role=role, subject=Digest.of(b""))
+    bundle.is_referrer(data)
+    tried(IntegrityError, bundle.parse_referrer, data)
+
+
+@target("formats.statement")
+def _statement(data: bytes) -> None:
+    if statement := tried(IntegrityError, Statement.parse, data):
+        same(statement.emit(), data)
+        predicate = statement.predicate
+        if found := tried(IntegrityError, ReleasePredicate.parse, predicate):
+            same(found.emit(), predicate)
+
+
+@target("formats.package")
+def _package(data: bytes) -> None:
+    if manifest := tried(IntegrityError, PackageManifest.parse, data):
+        same(manifest.emit(), data)
+        is_newer(manifest.needs_airpack, airpack.__version__)
+        for position in range(min(len(manifest.volumes), 3)):
+            header = manifest.header(Digest.of(data), position)
+            same(Header.parse(header.emit(), what="header"), header)
+
+
+@target("formats.oci")
+def _oci(data: bytes) -> None:
+    if index := tried(IntegrityError, oci.parse_index, data):
+        same(oci.emit_index(index), data)
+    if manifest := tried(IntegrityError, oci.parse_manifest, data):
+        same(oci.emit_manifest(manifest), data)
+
+
+@target("formats.compat", "formats.probe", "policy.compat")
+def _compat(data: bytes) -> None:
+    if document := tried(IntegrityError, CompatDoc.parse, data):
+        same(CompatDoc.parse(document.emit()), document)
+        judge(document, Host("linux", "amd64", frozenset({"py3-none-any"}), 1 << 30))
+
+
+@target("formats.trust")
+def _trust(data: bytes) -> None:
+    if found := tried(IntegrityError, TrustPolicy.parse, data):
+        same(found.emit(), data)
+        for role in found.roles.values():
+            tried(TrustError, signing.role_keys, role)
+    if revocations := tried(IntegrityError, Revocations.parse, data):
+        same(revocations.emit(), data)
+
+
+@target("formats.packspec", "formats.fields", mutate=mutate.lines)
+def _packspec(data: bytes) -> None:
+    tried(InputError, packspec.parse, data, "pack.toml")
+    if len(data) < 64:
+        tried(InputError, packspec.parse_size, data.decode("latin-1"))
+
+
+@target("ops.site", "ops.workspace", "ops.trials", "formats.probe", mutate=mutate.lines, rounds=60)
+def _settings(data: bytes) -> None:
+    tried(InputError, SitePolicy.parse, data)
+    if probe := tried(InputError, _probe, data):
+        same(parse_probe(Fields(probe.emit(), what="probe")), probe)
+    folder = forge.work()
+    (folder / "root.json").write_bytes(forge.pinned_root())
+    for name in ("site.toml", "airpack.toml"):
+        (folder / name).write_bytes(data)
+    tried(IntegrityError, Site.open, folder)
+    tried(InputError, Workspace.find, folder, folder)
+
+
+def _probe(data: bytes) -> Probe:
+    return parse_probe(Fields.from_toml(data, what="tool.toml", error=InputError))
+
+
+@target("formats.names", "formats.times", "types", mutate=mutate.lines, bulk=mutate.paths)
+def _names(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogatepass") if _is_text(data) else data.decode("latin-1")
+    paths = text.split("\n")
+    for check in (
+        names.check_product,
+        names.check_version,
+        names.check_component,
+        names.check_package_name,
+        names.check_path,
+        names.parse_release_name,
+        Digest,
+        times.parse_time,
+    ):
+        for line in paths[:16]:
+            found: Any = tried(IntegrityError, _checked, check, line)
+            if isinstance(found, datetime):
+                same(times.emit_time(found), line)
+            elif found is not None:
+                same(str(found), line)
+    for line in paths[:16]:
+        if (ref := tried(InputError, names.parse_ref, line)) is not None:
+            same(str(ref), line)
+    with suppress(IntegrityError):
+        names.check_paths(paths)
+        same(len({path.casefold() for path in paths}), len(paths))
+
+
+def _checked(check: Callable[..., Any], line: str) -> Any:
+    return check(line, what="time") if check is times.parse_time else check(line)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# --- a release and its package ----------------------------------------------------------------------------------------
+
+
+@target("formats.release", "formats.oci", "formats.modelpack", "formats.compat", "formats.probe", rounds=80)
+def _release(data: bytes) -> None:
+    found = forge.parts(data, forge.RELEASE_PARTS)
+    if not found or "index" not in found:
+        return
+    blobs = {Digest.of(blob): blob for blob in found.values()}
+    tried(IntegrityError, read_release, found["index"], blobs.__getitem__)
+
+
+@target("formats.modelpack")
+def _modelpack(data: bytes) -> None:
+    found = forge.parts(data, ("model config", "model"))
+    if not found or len(found) < 2:
+        return
+    if manifest := tried(IntegrityError, oci.parse_manifest, found["model"]):
+        tried(IntegrityError, read_model, manifest, found["model config"], what="model/m")
+
+
+@target("policy.admission", "formats.head", "formats.release", "formats.bundle", "ops.inspect_", rounds=20, bulk=None)
+def _admit(data: bytes) -> None:
+    made = forge.package_of(data)
+    if made is None:
+        return
+    passed = admitted(made)
+    _inspected(made)
+    if passed is not None:
+        judge_release(passed.release.compat)
+        same(passed.release.name, forge.NAME)
+
+
+@target("ops.inspect_", "formats.head", "formats.release", mutate=mutate.head, rounds=40)
+def _inspect(data: bytes) -> None:
+    _inspected(data)
+
+
+def admitted(made: bytes) -> Admitted | None:
+    """Return what admission makes of a head; None where it refuses."""
+    refresh, steps = fresh_refresh(forge.pinned_root(), forge.NOW), Steps()
+    found = tried(
+        (IntegrityError, TrustError, PolicyError), admit, made, refresh=refresh, have=airpack.__version__, steps=steps
+    )
+    same(all(check["ok"] for check in documents(steps.checks)), found is not None)
+    return found
+
+
+def _inspected(data: bytes) -> None:
+    path = forge.work() / "inspect" / "tool.airpack"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    if found := tried(IntegrityError, inspect_package, path):
+        canonical.emit({**found.document(), "bytes_raw": 0})
+
+
+# --- volumes ----------------------------------------------------------------------------------------------------------
+
+
+@target("formats.volume", mutate=mutate.table, bulk=None)
+def _volume(data: bytes) -> None:
+    if header := tried(IntegrityError, Header.parse, data[:HEADER], what="volume"):
+        same(header.emit(), data[:HEADER])
+    if len(data) < PREFIX.size:
+        return
+    entries, start, stored = PREFIX.unpack_from(data)
+    table = data[PREFIX.size :]
+    if found := tried(IntegrityError, parse_table, table, entries=entries, start=start, stored=stored, what="it"):
+        end, place = start, HEADER + len(table)
+        for frame in found.frames():
+            same(frame.offset, end)
+            end += frame.size
+            for chunk in frame.chunks:
+                same(chunk.offset, place)
+                place += chunk.stored
+        same((end, place), (found.end, HEADER + len(table) + stored))
+
+
+@target("transport.codec", mutate=mutate.frame, bulk=None)
+def _codec(data: bytes) -> None:
+    if len(data) < 5:
+        return
+    size = min(int.from_bytes(data[1:5], "little"), 32 << 20)
+    if size == 0 or len(data) == 5:
+        return  # the table allows neither: formats.volume
+    kind = RAW if data[0] == RAW else ZSTD
+    content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size)
+    if content is not None:
+        same(len(content), size)
+        if size <= Limits.CHUNK:
+            same(bytes(codec.decode(*codec.encode(bytes(content)), size)), bytes(content))
+
+
+_FRAME: Final = 1 << 20  # bytes: the reader may hold frames of 128 MiB at once, so larger ones tell nothing here
+
+
+@target("transport.reader", "transport.codec", "formats.volume", mutate=mutate.table, rounds=40, bulk=None)
+def _unpack(data: bytes) -> None:
+    if len(data) < PREFIX.size:
+        return
+    count = min(PREFIX.unpack_from(data)[0], (len(data) - PREFIX.size) // ENTRY, 64)
+    body = data[PREFIX.size + count * ENTRY :]
+    rows, stream, stored = [], bytearray(), b""
+    at = 0
+    for number in range(count):
+        row = data[PREFIX.size + number * ENTRY : PREFIX.size + (number + 1) * ENTRY]
+        piece = body[at : at + int.from_bytes(row[48:52], "little")]
+        rows.append(Digest.of(piece).raw + row[32:])
+        at, stored = at + len(piece), stored + piece
+        entry = tried(IntegrityError, Entry.parse, row, what="row")
+        if entry is not None and entry.frame > _FRAME:
+            return
+        if entry is not None and entry.part + 1 == entry.parts:
+            content = tried(IntegrityError, codec.decode, entry.codec, stored, entry.frame)
+            stream += content or bytes(entry.frame)
+            stored = b""
+        if len(stream) > 4 * _FRAME:
+            return
+    if not count or not body or not stream:
+        return
+    table = emit_table(b"".join(rows), count + 2)
+    size = HEADER + len(table) + len(body)
+    half = len(stream) // 2
+    files = {Digest.of(piece): piece for piece in (bytes(stream[:half]), bytes(stream[half:]))}
+    manifest = PackageManifest(
+        release=Digest.of(b""),
+        product="tool",
+        version="1.0.0",
+        needs_airpack="0.1.0",
+        files=tuple(FileInfo(digest, len(piece)) for digest, piece in files.items()),
+        volumes=(VolumeInfo("tool.0001.airvol", size, count, count + 2, Digest.of(table)),),
+    )
+    payload = Digest.of(b"payload")
+    path = forge.work() / "tool.0001.airvol"
+    path.write_bytes(manifest.header(payload, 0).emit() + table + body)
+    wanted = {file.digest for file in manifest.files}
+    tried((IntegrityError, PartialError), unpack, manifest, payload, path.parent, wanted=wanted, sink=NullSink())
+
+
+# --- the channel ------------------------------------------------------------------------------------------------------
+
+
+@target("crypto.client", rounds=60)
+def _root(data: bytes) -> None:
+    for root in (data, forge.signed(data, "root")):
+        tried((IntegrityError, TrustError), client.check_root, root)
+
+
+@target("crypto.client", rounds=20, bulk=None)
+def _metadata(data: bytes) -> None:
+    found = forge.parts(data, (*forge.METADATA_PARTS, "timestamp.json"))
+    if found is None:
+        return
+    files = {"1.root.json": forge.pinned_root()}
+    documents: dict[str, bytes] = {}
+    signed: dict[str, bytes] = {}
+    for name in (*forge.METADATA_PARTS, "timestamp.json"):
+        # Anew for each, because what names a part names it as signed.
+        text = forge.parts(data, (name,))
+        if not text:
+            continue
+        filled = forge.filled(text[name], signed)
+        role = name.split(".")[-2]
+        signed[name] = filled if name in {POLICY_TARGET, REVOCATIONS_TARGET} else forge.signed(filled, role)
+        (documents if name in {POLICY_TARGET, REVOCATIONS_TARGET} else files)[name] = signed[name]
+    for held in (None, forge.held()):
+        state = forge.work() / "state"
+        rmtree(state, ignore_errors=True)
+        if held is not None:
+            copytree(held, state, symlinks=True)
+        tried((IntegrityError, TrustError, RollbackError, NotFoundError), _refreshed, state, files, documents)
+
+
+def _refreshed(state: Path, files: dict[str, bytes], documents: dict[str, bytes]) -> None:
+    channel = client.refresh(
+        state, metadata=files, targets=documents, root=forge.pinned_root(), now=forge.NOW, minimum={"targets": 1}
+    )
+    for name in channel.names:
+        channel.custom(name)
+        tried((TrustError, NotFoundError), channel.target, name)
+    again = client.reload(state, root=forge.pinned_root())
+    same(again.versions, channel.versions)
+
+
+ECDSA: Final = PrivateKey(ec.derive_private_key(1, ec.SECP256R1())).public
+
+
+@target("crypto.keys", mutate=mutate.lines, most=64 << 10, bulk=None)
+def _keys(data: bytes) -> None:
+    for read in (PublicKey.from_pem, PublicKey.from_der):
+        if key := tried(TrustError, read, data):
+            same(PublicKey.from_pem(key.pem), key)
+            same(PublicKey.from_der(key.der), key)
+            key.verify(data[:64], b"text")
+            tried(TrustError, getattr, key, "raw")
+    tried(TrustError, PrivateKey.from_pem, data, None)
+    forge.key("site").public.verify(data, b"text")
+    ECDSA.verify(data, b"text")
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+@target("formats.note", "evidence.checkpoint", mutate=mutate.lines, most=160 << 10)
+def _note(data: bytes) -> None:
+    if note := tried(IntegrityError, notes.Note.parse, data, what="note"):
+        same(note.emit(), data)
+    site = forge.key("site").public
+    for form in (data, forge.note(data)):
+        tried((IntegrityError, TrustError), open_checkpoint, form, origin=forge.ORIGIN, key=site, what="note")
+    if checkpoint := tried(IntegrityError, notes.Checkpoint.parse, data, what="checkpoint"):
+        same(checkpoint.text(), data)
+
+
+@target("evidence.records", most=80 << 10)
+def _record(data: bytes) -> None:
+    if record := tried(IntegrityError, Record.parse, data, what="record"):
+        same(record.emit(), data)
+    same(len(clip(data.decode("utf-8", "surrogateescape"))) <= 1024, True)
+
+
+@target("evidence.export", "evidence.audit", "ops.workspace", "ops.probes.run")
+def _papers(data: bytes) -> None:
+    if manifest := tried(IntegrityError, export.Manifest.parse, data):
+        same(manifest.emit(), data)
+    if frontier := tried(IntegrityError, export.parse_frontier, data):
+        same(export.emit_frontier(frontier), data)
+        frontier.append(leaf_hash(data)).root()
+    if proof := tried(IntegrityError, export.parse_consistency, data):
+        same(export.emit_consistency(*proof), data)
+        old, size, hashes = proof
+        verify_consistency(old, size, leaf_hash(b"old"), leaf_hash(b"new"), hashes)
+    if state := tried(IntegrityError, auditor.AuditorState.parse, data):
+        same(state.emit(), data)
+    if built := tried(IntegrityError, Built.parse, data, "built"):
+        same(built.emit(), data)
+    with suppress(probe_run._Failed):
+        probe_run._numbers(data)
+    probe_run._printable(data)
+
+
+@target("evidence.archive", "evidence.audit", mutate=mutate.evidence, bulk=None)
+def _archive(data: bytes) -> None:
+    if files := tried(IntegrityError, read_archive, data):
+        same(write_archive(files), data)
+    auditor.audit(data, key=forge.key("site").public)
+
+
+AUDIT_PARTS: Final = ("entries", "checkpoint", "frontier", "consistency", "checkpoint.prev", "receipt", "manifest")
+
+
+@target("evidence.audit", "evidence.export", "evidence.records", "evidence.checkpoint", rounds=60, bulk=None)
+def _audit(data: bytes) -> None:
+    found = forge.parts(data, AUDIT_PARTS)
+    if not found:
+        return
+    lines = _lines(found)
+    again = export_of(found)
+    site = forge.key("site").public
+    held = auditor.AuditorState(forge.ORIGIN, site.fingerprint, 1, leaf_hash(lines[0] if lines else b""), 1)
+    for state in (None, held):
+        result = auditor.audit(again, key=site, state=state)
+        same(result.exit_code in {0, 10, 11, 13}, True)
+
+
+def _lines(found: Mapping[str, bytes]) -> list[bytes]:
+    return found.get("entries", b"").split(b"\n")[:-1]
+
+
+def export_of(found: Mapping[str, bytes]) -> bytes:
+    """Return the export that the site's key makes of the parts `AUDIT_PARTS`."""
+    first = tried(IntegrityError, export.parse_frontier, found.get("frontier", b"")) or Frontier()
+    root = first.extend(map(leaf_hash, _lines(found))).root()
+    return forge.sealed_export(found, root=root, first=first.root())
+
+
+@target("evidence.log", "evidence.reading", "evidence.records", mutate=mutate.lines, rounds=40, bulk=None)
+def _log(data: bytes) -> None:
+    folder, key = forge.work() / "log", forge.key("site")
+    folder.mkdir(exist_ok=True)
+    made = forge.log(data[1:], beyond=data[0] % 3 if data else 0)
+    for name in ("entries.jsonl", "checkpoint"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "entries.jsonl").write_bytes(made.entries)
+    (folder / "checkpoint").write_bytes(made.checkpoint)
+    records = tried((IntegrityError, TrustError), read_records, folder, origin=forge.ORIGIN, key=key.public)
+    if records is not None:
+        same(len(records), made.size)
+    opened = tried(IntegrityError, EvidenceLog.open, folder, site_id=forge.SITE_ID, key=key, clock=lambda: forge.NOW)
+    if opened is not None:
+        opened.find(Event.EXPORT, Phase.INTENT)
+        tried(IntegrityError, opened.open_intents)
+        same(len(read_records(folder, origin=forge.ORIGIN, key=key.public)), opened.size)
+
+
+# --- files that go into a package -------------------------------------------------------------------------------------
+
+
+@target("facts.identify", mutate=mutate.raw, most=128 << 10)
+def _identify(data: bytes) -> None:
+    for size in (len(data), len(data) + (1 << 30)):
+        found = identify("file", data[: 64 << 10], size)
+        canonical.emit({"name": found.name, "detail": found.detail, "reason": found.reason})
+
+
+@target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=None)
+def _wheel(data: bytes) -> None:
+    path = forge.work() / "demo-1.0-py3-none-any.whl"
+    path.write_bytes(data)
+    if wheel := tried((InputError, IntegrityError), read_wheel, path):
+        with wheel:
+            for source in wheel.sources[:50]:
+                tried(IntegrityError, _drained, source.open)
+
+
+def _drained(opened: Callable[[], Any]) -> None:
+    with opened() as stream:
+        for _ in range(64):  # of blocks: a member may be 64 GiB of zeros
+            if not stream.read(1 << 20):
+                return
+
+
+@target("facts.golden", mutate=mutate.zipped, rounds=60, bulk=None)
+def _golden(data: bytes) -> None:
+    path = forge.work() / "golden.npz"
+    path.write_bytes(data)
+    tried(InputError, check_golden, path)

@@ -1,0 +1,140 @@
+"""Measures what inputs cost a target: CPU, and memory above what the process held before.
+
+python -m tests.fuzz.watch TARGET FOLDER      # runs large inputs, without a fuzzer; figures in FOLDER/large.json
+"""
+
+import gc
+import json
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from tests.fuzz import mutate
+from tests.fuzz.targets import TARGETS, Target
+
+HANG: Final = 10  # seconds of CPU
+MEMORY: Final = 64 << 20  # bytes above what the process held before
+CORPUS: Final = Path(__file__).resolve().parent / "corpus"
+_OFTEN: Final = 5  # seconds between two looks that the figures are given
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    """Return the most bytes that this process held since `forget_peak`."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def forget_peak() -> None:
+    """Begin to watch for a new peak (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_bytes(b"5")
+
+
+@dataclass(slots=True)
+class Cost:
+    """What inputs cost at most: bytes of memory, seconds of CPU; and the bytes of the largest."""
+
+    peak: int = 0
+    slowest: float = 0.0
+    largest: int = 0
+
+
+class Watch:
+    """Runs a target and keeps what its inputs cost at most.
+
+    Args:
+        target: The target; its seeds are run once, for what is imported or made once is no cost of an input.
+        out: Where the figures are kept, as JSON, from time to time.
+        memory: Bytes that one input may take.
+    """
+
+    def __init__(self, target: Target, out: Path, *, memory: int = MEMORY) -> None:
+        self._target = target
+        self._out = out
+        self._memory = memory
+        self._kept = 0.0
+        self.cost = Cost()
+        for path in sorted((CORPUS / target.name).iterdir()):
+            target.run(path.read_bytes())
+        gc.collect()
+        forget_peak()
+        self._highest = peak()
+
+    def run(self, data: bytes) -> None:
+        """Run one input.
+
+        Raises:
+            TimeoutError: It took longer than `HANG`.
+            MemoryError: It took more than `memory`.
+        """
+        began = time.process_time()
+        self._target.run(data)
+        taken = time.process_time() - began
+        self.cost.slowest = max(self.cost.slowest, taken)
+        self.cost.largest = max(self.cost.largest, len(data))
+        if taken > HANG:
+            raise TimeoutError(f"{taken:.1f} s of CPU for an input of {len(data)} bytes; at most {HANG} are allowed")
+        if peak() > self._highest:
+            self._highest = max(peak(), self._weigh(data))
+        if time.monotonic() > self._kept + _OFTEN:
+            self.keep()
+
+    def _weigh(self, data: bytes) -> int:
+        """Run an input that raised the peak once more and by itself: a fuzzer's own memory grows too."""
+        gc.collect()
+        forget_peak()
+        before = resident()
+        self._target.run(data)
+        grown = peak() - before
+        self.cost.peak = max(self.cost.peak, grown)
+        self.keep()
+        if grown > self._memory:
+            raise MemoryError(f"{grown >> 20} MiB for {len(data)} bytes; at most {self._memory >> 20} are allowed")
+        return before + grown
+
+    def keep(self) -> None:
+        """Write the figures."""
+        self._kept = time.monotonic()
+        self._out.write_text(json.dumps(asdict(self.cost)))
+
+
+def large(target: Target) -> Iterator[bytes]:
+    """Yield inputs of the target's largest size: documents that cost the most, and the seeds filled up to it."""
+    if target.bulk is not None:
+        for text in target.bulk(target.most - 80).values():
+            yield text
+            if target.mutate is mutate.head:
+                yield mutate.checked(text)
+    random = Random(target.name)
+    for path in sorted((CORPUS / target.name).glob("seed-*")):
+        seed = path.read_bytes() or b"\0"
+        grown = (seed * (target.most // len(seed) + 1))[: target.most]
+        yield grown
+        yield target.mutate(grown, random, target.most)
+
+
+def main() -> None:
+    """Run the large inputs."""
+    target, folder = TARGETS[sys.argv[1]], Path(sys.argv[2])
+    warnings.simplefilter("error")
+    watch = Watch(target, folder / "large.json")
+    for data in large(target):
+        try:
+            watch.run(data)
+        except BaseException:
+            (folder / "failure-large").write_bytes(data)
+            raise
+    watch.keep()
+
+
+if __name__ == "__main__":
+    main()
