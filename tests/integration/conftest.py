@@ -10,8 +10,9 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -105,6 +106,14 @@ def run_here(*words: str | Path, expect: int | None = 0) -> Result:
     assert isinstance(code, int)
     result = Result(texts, code, out.getvalue(), err.getvalue())
     return result if expect is None else result.expect(expect)
+
+
+@pytest.fixture(scope="session")
+def memory() -> Iterator[Path]:
+    """A folder in memory where the system has some: for tests that copy sites all the time, and lose no power."""
+    place = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else None) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from airpack.ops.site import Site
 from airpack.store.blobs import hash_file
 from airpack.types import State
 from crashes.strike import struck
+from crashes.world import copy_site, remove_site
 
 AIRPACK = Path(sys.executable).parent / "airpack"
 
@@ -72,15 +74,16 @@ def check_store(site: Path) -> None:
 
 
 @pytest.fixture
-def copies(tmp_path: Path) -> Callable[[Path], Iterator[tuple[int, Path]]]:
-    """Return what gives a fresh copy of a site for each N."""
+def copies(memory: Path) -> Callable[[Path], Iterator[tuple[int, Path]]]:
+    """Return what gives a fresh copy of a site for each N; the one before is gone then."""
 
     def each(template: Path) -> Iterator[tuple[int, Path]]:
+        place = Path(tempfile.mkdtemp(dir=memory))
         for at in itertools.count(1):
             assert at < 2000, "this never gets through"
-            site = tmp_path / f"struck-{at}"
-            shutil.copytree(template, site, symlinks=True)
+            site = copy_site(template, place / f"struck-{at}")
             yield at, site
+            remove_site(site)
 
     return each
 

@@ -4,10 +4,9 @@ A machine that cannot run one of them says why; `.ci/run` installs what they nee
 """
 
 import itertools
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +28,11 @@ from crashes.world import (
     run_all,
 )
 
-MEMORY = Path("/dev/shm")
-
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder in memory where there is some: these tests copy sites all the time."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as name:
-        yield Path(name)
+def folder(memory: Path) -> Path:
+    """A folder in memory: these tests copy sites all the time."""
+    return Path(tempfile.mkdtemp(dir=memory))
 
 
 @pytest.fixture(scope="module")
