@@ -3,12 +3,12 @@
 1. A byte of any listed file has another value, or any listed file is cut anywhere: the import must end in an airpack
    error, and never in success.
 2. The same with a head whose checksum line was made right again, which is what a hostile hand does: an error, or a
-   success that brings exactly the signed release, since TUF's metadata is signed in a canonical form that its bytes
-   need not have.
+   success that brings exactly the signed release, for a referrer's annotations are for other tools and nobody signs
+   them.
 3. `list`, `status`, `current` and the store are then as before: the catalog's bytes, the links, every stored blob.
 
 The site holds and runs another release, and none of the package's chunks. Each trial is known by the seed and its
-number, so that one alone can be run again: `--only NUMBER`.
+number, so that one alone can be run again: `./scripts/mutate 1 --seed S --first NUMBER`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +41,7 @@ PACKAGES: Final = ("plain_ok", "many_ok", "parts_ok")
 HELD: Final = "second_ok"
 _FRESH: Final = 100  # trials at one site: its log grows with each, and is verified by each
 _FULL: Final = 100  # every so manieth trial asks the operations too, not only the files
+_SAID: Final = 1000  # trials between two lines of progress
 _CUT: Final = 0.15  # share of trials that cut
 _EMPTY: set[tuple[str, int]] = set()
 _RESEALED: Final = 0.5  # share of trials with a head that make its checksum right
@@ -229,11 +230,11 @@ def chance(seed: int, number: int) -> random.Random:
     return random.Random(f"{seed}/{number}")
 
 
-def run(count: int, seed: int, *, first: int = 0, every: int = 1000) -> int:
-    """Run the trials `first` to `first + count`, print the count of each end, and return the exit code."""
+def run(count: int, seed: int, first: int = 0) -> int:
+    """Run `count` trials from `first` on, or until Ctrl-C; print the count of each end, and return the exit code."""
     ends: Counter[tuple[str, str]] = Counter()
     violations, began = 0, time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="airpack-mutate-") as folder, quick():
+    with tempfile.TemporaryDirectory(prefix="airpack-mutate-") as folder, quick(), suppress(KeyboardInterrupt):
         place = Range(Path(folder))
         place.control()
         for number in range(first, first + count):
@@ -242,14 +243,16 @@ def run(count: int, seed: int, *, first: int = 0, every: int = 1000) -> int:
                 ends[mutation.kind, place.attempt(mutation)] += 1
             except ViolationError as error:
                 violations += 1
-                print(f"VIOLATION in trial {number} of seed {seed}: {error}\n  {mutation}", flush=True)
+                print(
+                    f"VIOLATION: {error}\n  {mutation}\n  ./scripts/mutate 1 --seed {seed} --first {number}", flush=True
+                )
                 place = Range(Path(tempfile.mkdtemp(dir=folder)))
-            if (number + 1 - first) % every == 0:
+            if (number + 1 - first) % _SAID == 0:
                 print(f"{number + 1 - first} of {count}, {time.monotonic() - began:.0f} s", flush=True)
     for (kind, end), times in sorted(ends.items()):
         print(f"{times:8}  {kind}: {end}")
     seconds = time.monotonic() - began
-    print(f"{count} trials, seed {seed}, {seconds:.0f} s, {violations} violations")
+    print(f"{ends.total() + violations} trials, seed {seed}, {seconds:.0f} s, {violations} violations")
     return 1 if violations else 0
 
 
@@ -258,9 +261,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mutate", description=__doc__.partition("\n")[0])
     parser.add_argument("count", type=int, nargs="?", default=1000, help="how many trials")
     parser.add_argument("--seed", type=int, default=1, help="what they are drawn from")
-    parser.add_argument("--only", type=int, help="the one trial to run again")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one: each is drawn alone")
     words = parser.parse_args()
-    return run(words.count, words.seed) if words.only is None else run(1, words.seed, first=words.only)
+    return run(words.count, words.seed, words.first)
 
 
 if __name__ == "__main__":
