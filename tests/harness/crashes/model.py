@@ -43,6 +43,8 @@ class Model:
         if version in self.seen.states:
             tried = self._tried(version, self.tries.get(version, 0) + 1)
             yield tried
+            if self.seen.states[version] == "failed":  # somebody decided to try it again, and nobody knows yet
+                yield replace(tried, seen=tried._with(version, "ready"))
             if tried.tries[version] >= TRIES:
                 yield tried._failed(version)
 
