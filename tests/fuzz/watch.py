@@ -6,6 +6,8 @@ python -m tests.fuzz.watch TARGET FOLDER      # runs large inputs, without a fuz
 import gc
 import json
 import resource
+import shutil
+import subprocess
 import sys
 import time
 import warnings
@@ -123,17 +125,26 @@ def large(target: Target) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Run the large inputs."""
-    target, folder = TARGETS[sys.argv[1]], Path(sys.argv[2])
+    """Run the large inputs, made in another process: what their makers leave in memory would hide what they cost."""
+    target, folder, make = TARGETS[sys.argv[1]], Path(sys.argv[2]), sys.argv[3:]
+    place = folder / "large"
+    if make:
+        for number, data in enumerate(large(target)):
+            (place / f"{number:03}").write_bytes(data)
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    subprocess.run([sys.executable, "-m", "tests.fuzz.watch", target.name, str(folder), "make"], check=True)
     warnings.simplefilter("error")
     watch = Watch(target, folder / "large.json")
-    for data in large(target):
+    for path in sorted(place.iterdir()):
         try:
-            watch.run(data)
+            watch.run(path.read_bytes())
         except BaseException:
-            (folder / "failure-large").write_bytes(data)
+            path.replace(folder / "failure-large")
             raise
     watch.keep()
+    shutil.rmtree(place)
 
 
 if __name__ == "__main__":
