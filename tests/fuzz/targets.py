@@ -137,6 +137,7 @@ def _canonical(data: bytes) -> None:
             again = canonical.emit(value)
             same(canonical.parse(again, what="again"), value)
             same(canonical.emit(canonical.parse(again, what="again")), again)
+    del value
     if (table := tried(IntegrityError, canonical.parse_canonical, data, what="document")) is not None:
         same(canonical.emit(table), data)
 
@@ -150,7 +151,7 @@ def _head(data: bytes) -> None:
 
 @target("formats.dsse")
 def _dsse(data: bytes) -> None:
-    if envelope := tried(IntegrityError, dsse.parse, data, "package envelope"):
+    if envelope := tried(IntegrityError, dsse.parse, data, "package envelope", limit=Limits.HEAD):
         same(dsse.parse(dsse.emit(envelope)), envelope)
         with suppress(TrustError):
             signing.verify([envelope], keys=[forge.key("packer").public], threshold=1, payload_type="t")
