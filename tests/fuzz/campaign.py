@@ -31,8 +31,8 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent.parent
 WORK: Final = REPOSITORY / ".fuzz"
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
 FAILED, UNABLE = 1, 3
-KEPT: Final = 16 << 10  # bytes of one target's inputs beside its seeds
-LARGEST: Final = 4 << 10  # bytes of one of them
+KEPT: Final = 20 << 10  # bytes of one target's inputs beside its seeds
+LARGEST: Final = 8 << 10  # bytes of one of them
 MOST: Final = 40  # of them
 
 _STATUS = re.compile(r"cov: (\d+) ft: \d+ corp: (\d+)/")
@@ -178,13 +178,6 @@ def keep() -> None:
 
 def main(words: Sequence[str]) -> int:
     """Run the command line."""
-    if importlib.util.find_spec("atheris") is None:
-        print(
-            "fuzz: atheris is not installed: it has wheels for CPython 3.11 to 3.13 on Linux x86-64 only\n"
-            "hint: set PYTHON to one of them; without it, `./scripts/test tests/fuzz` tries changed inputs blindly",
-            file=sys.stderr,
-        )
-        return UNABLE
     names = sorted(path.name for path in CORPUS.iterdir())
     parser = argparse.ArgumentParser(prog="fuzz", description="Fuzz the parsers of untrusted bytes.")
     parser.add_argument("seconds", nargs="?", type=int, help="for each target")
@@ -206,6 +199,13 @@ def main(words: Sequence[str]) -> int:
     unknown = set(options.targets) - set(names)
     if options.seconds is None or options.seconds < 1 or options.jobs < 1 or unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}" if unknown else "SECONDS is a number from 1")
+    if importlib.util.find_spec("atheris") is None:
+        print(
+            "fuzz: atheris is not installed: it has wheels for CPython 3.11 to 3.13 on Linux x86-64 only\n"
+            "hint: set PYTHON to one of them; without it, `./scripts/test tests/fuzz` tries changed inputs blindly",
+            file=sys.stderr,
+        )
+        return UNABLE
     WORK.mkdir(exist_ok=True)
     chosen = options.targets or names
     done: list[Figures] = []

@@ -21,7 +21,7 @@ import zstandard
 from airpack.errors import AirpackError
 from airpack.evidence.archive import read_archive, write_archive
 from airpack.formats import canonical, volume
-from airpack.types import Digest, Limits
+from airpack.types import Digest
 
 Mutator = Callable[[bytes, Random, int], bytes]
 
@@ -386,50 +386,3 @@ def lines(data: bytes, random: Random, most: int) -> bytes:
         case _:
             parts[at] = raw(parts[at], random, most)
     return b"\n".join(parts)[:most]
-
-
-def bulk(size: int) -> dict[str, bytes]:
-    """Return JSON documents of about `size` bytes that cost as much memory or time as such a document can."""
-
-    def filled(item: bytes, begin: bytes = b"[", end: bytes = b"]") -> bytes:
-        return begin + b",".join([item] * (size // (len(item) + 1))) + end
-
-    depth = Limits.JSON_DEPTH - 2
-    deep = b"[" * depth + b"]" * depth
-    keys = b",".join(b'"%07x":0' % number for number in range(size // 12))
-    # As many values as are read, each as long as there is room for.
-    most = min(Limits.JSON_VALUES - 2, size // 20)
-    room = size // most - 14
-    distinct = b",".join(b'"%07x%b":0' % (number, b"a" * room) for number in range(most))
-    wide = "\U0001f600".encode()
-    return {
-        "empty lists": filled(b"[]"),
-        "empty tables": filled(b"{}"),
-        "tables": filled(b'{"a":{}}'),
-        "deep lists": filled(deep),
-        "too deep": b"[" * size,
-        "short strings": filled(b'"ab"'),
-        "numbers": filled(b"0.1"),
-        "whole numbers": filled(b"12345"),
-        "one number": b"[" + b"9" * size + b"]",
-        "one string": b'"' + b"a" * size + b'"',
-        "escapes": b'"' + b"\\u00e9" * (size // 6) + b'"',
-        "wide characters": b'"' + "\U0001f600".encode() * (size // 4) + b'"',
-        "keys": b"{" + keys + b"}",
-        "most keys": b"{" + distinct + b"}",
-        "most strings": b"[" + distinct.replace(b":0", b"") + b"]",
-        "most wide strings": b"[" + distinct.replace(b":0", b"").replace(b'a"', wide + b'"') + b"]",
-        "wide string": b'"' + b"a" * (size - 8) + wide + b'"',
-        "quotes": b'"' * size,
-        "backslashes": b'"' + b"\\" * size,
-    }
-
-
-def paths(size: int) -> dict[str, bytes]:
-    """Return lists of file names of about `size` bytes, as many or as deep as such names can be."""
-    rows = size // (Limits.PATH + 1)
-    return {
-        "deep": b"\n".join(b"%04x/%bb" % (number, b"a/" * (Limits.PATH // 2 - 3)) for number in range(rows)),
-        "short": b"\n".join(b"%x" % number for number in range(size // 6)),
-        "nested": b"\n".join(b"a/" * (number % 500) + b"%x" % number for number in range(size // 510)),
-    }

@@ -13,9 +13,9 @@ from shutil import copytree, rmtree
 from typing import Any, Final, ParamSpec, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.fuzz import bulk as large
 from tests.fuzz import forge, mutate
 from tests.fuzz.mutate import PREFIX, Mutator
-from tests.fuzz.mutate import bulk as json_bulk
 
 import airpack
 from airpack.crypto import client, signing
@@ -37,7 +37,7 @@ from airpack.evidence.checkpoint import open_checkpoint
 from airpack.evidence.log import EvidenceLog
 from airpack.evidence.merkle import Frontier, leaf_hash, verify_consistency
 from airpack.evidence.reading import read_records
-from airpack.evidence.records import Event, Phase, Record, clip
+from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, clip
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
 from airpack.facts.wheel import read_wheel
@@ -87,7 +87,7 @@ class Target:
     mutate: Mutator = mutate.document
     most: int = 1 << 20
     rounds: int = 150
-    bulk: Callable[[int], Mapping[str, bytes]] | None = json_bulk
+    bulk: large.Bulk | None = large.documents
 
 
 TARGETS: dict[str, Target] = {}
@@ -126,13 +126,18 @@ def same(found: Any, expected: Any) -> None:
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
+_SMALL: Final = 256 << 10  # bytes up to which a document's law is held: it takes several copies of the value
+
+
 @target("formats.canonical")
 def _canonical(data: bytes) -> None:
-    if (value := tried(IntegrityError, canonical.parse, data, what="document")) is not None:
+    value = tried(IntegrityError, canonical.parse, data, what="document")
+    if value is not None and len(data) <= _SMALL:
         with suppress(ValueError):  # a value of JSON need not have a canonical form
             again = canonical.emit(value)
             same(canonical.parse(again, what="again"), value)
             same(canonical.emit(canonical.parse(again, what="again")), again)
+    del value
     if (table := tried(IntegrityError, canonical.parse_canonical, data, what="document")) is not None:
         same(canonical.emit(table), data)
 
@@ -146,7 +151,7 @@ def _head(data: bytes) -> None:
 
 @target("formats.dsse")
 def _dsse(data: bytes) -> None:
-    if envelope := tried(IntegrityError, dsse.parse, data, "package envelope"):
+    if envelope := tried(IntegrityError, dsse.parse, data, "package envelope", limit=Limits.HEAD):
         same(dsse.parse(dsse.emit(envelope)), envelope)
         with suppress(TrustError):
             signing.verify([envelope], keys=[forge.key("packer").public], threshold=1, payload_type="t")
@@ -230,7 +235,7 @@ def _probe(data: bytes) -> Probe:
     return parse_probe(Fields.from_toml(data, what="tool.toml", error=InputError))
 
 
-@target("formats.names", "formats.times", "types", mutate=mutate.lines, bulk=mutate.paths)
+@target("formats.names", "formats.times", "types", mutate=mutate.lines, bulk=large.paths)
 def _names(data: bytes) -> None:
     text = data.decode("utf-8", "surrogatepass") if _is_text(data) else data.decode("latin-1")
     paths = text.split("\n")
@@ -329,7 +334,7 @@ def _inspected(data: bytes) -> None:
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-@target("formats.volume", mutate=mutate.table, bulk=None)
+@target("formats.volume", mutate=mutate.table, bulk=large.tables)
 def _volume(data: bytes) -> None:
     if header := tried(IntegrityError, Header.parse, data[:HEADER], what="volume"):
         same(header.emit(), data[:HEADER])
@@ -348,7 +353,7 @@ def _volume(data: bytes) -> None:
         same((end, place), (found.end, HEADER + len(table) + stored))
 
 
-@target("transport.codec", mutate=mutate.frame, bulk=None)
+@target("transport.codec", mutate=mutate.frame, bulk=large.frames)
 def _codec(data: bytes) -> None:
     if len(data) < 5:
         return
@@ -513,7 +518,7 @@ def _papers(data: bytes) -> None:
     probe_run._printable(data)
 
 
-@target("evidence.archive", "evidence.audit", mutate=mutate.evidence, bulk=None)
+@target("evidence.archive", "evidence.audit", mutate=mutate.evidence, bulk=large.archives)
 def _archive(data: bytes) -> None:
     if files := tried(IntegrityError, read_archive, data):
         same(write_archive(files), data)
@@ -548,7 +553,12 @@ def export_of(found: Mapping[str, bytes]) -> bytes:
     return forge.sealed_export(found, root=root, first=first.root())
 
 
-@target("evidence.log", "evidence.reading", "evidence.records", mutate=mutate.lines, rounds=40, bulk=None)
+def _many_records(size: int) -> Mapping[str, bytes]:
+    stamp = Stamp(forge.NOW)
+    return large.logs(size, Record(forge.SITE_ID, 0, Event.GC, Phase.NOTE, Actor(0), stamp, Outcome.DONE))
+
+
+@target("evidence.log", "evidence.reading", "evidence.records", mutate=mutate.lines, rounds=40, bulk=_many_records)
 def _log(data: bytes) -> None:
     folder, key = forge.work() / "log", forge.key("site")
     folder.mkdir(exist_ok=True)
@@ -577,7 +587,7 @@ def _identify(data: bytes) -> None:
         canonical.emit({"name": found.name, "detail": found.detail, "reason": found.reason})
 
 
-@target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=None)
+@target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=large.wheels)
 def _wheel(data: bytes) -> None:
     path = forge.work() / "demo-1.0-py3-none-any.whl"
     path.write_bytes(data)
@@ -594,7 +604,7 @@ def _drained(opened: Callable[[], Any]) -> None:
                 return
 
 
-@target("facts.golden", mutate=mutate.zipped, rounds=60, bulk=None)
+@target("facts.golden", mutate=mutate.zipped, rounds=60, bulk=large.arrays)
 def _golden(data: bytes) -> None:
     path = forge.work() / "golden.npz"
     path.write_bytes(data)

@@ -156,3 +156,40 @@ def test_what_libfuzzer_said_is_read() -> None:
     assert campaign.read_log("") == (0, 0, 0)
     assert campaign.reason("Traceback\nKeyError: 'x'\n==7== ERROR: libFuzzer: deadly signal\n", 77) == "KeyError: 'x'"
     assert campaign.reason("", 9) == "ended with exit code 9"
+
+
+def test_the_program_names_its_targets_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert campaign.main(["--list"]) == 0
+    assert capsys.readouterr().out.split() == NAMES
+    for words in (["60", "nothing"], [], ["0"], ["60", "--jobs", "0"]):
+        with pytest.raises(SystemExit) as ended:
+            campaign.main(words)
+        assert ended.value.code == 2
+
+
+def test_without_atheris_it_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert campaign.main(["1", "head"]) == campaign.UNABLE
+    assert "./scripts/test tests/fuzz" in capsys.readouterr().err
+
+
+def test_the_smallest_of_what_was_found_is_kept_beside_the_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, data in {
+        "corpus/head/seed-a": b"seed",
+        "corpus/head/old": b"o" * 20,
+        "corpus/head/older": b"o" * campaign.LARGEST,
+        "work/head/corpus/new": b"n",
+        "work/head/corpus/large": b"l" * (campaign.LARGEST + 1),
+        **{f"work/head/corpus/{number:03}": bytes(2) for number in range(campaign.MOST - 2)},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(campaign, "CORPUS", tmp_path / "corpus")
+    monkeypatch.setattr(campaign, "WORK", tmp_path / "work")
+    campaign.keep()
+    found = {path.name for path in (tmp_path / "corpus/head").iterdir()}
+    assert found == {"seed-a", "old", "new", *(f"{number:03}" for number in range(campaign.MOST - 2))}

@@ -5,9 +5,13 @@ python -m tests.fuzz.watch TARGET FOLDER      # runs large inputs, without a fuz
 
 import gc
 import json
+import os
 import resource
+import shutil
+import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -78,18 +82,42 @@ class Watch:
         """
         began = time.process_time()
         self._target.run(data)
-        taken = time.process_time() - began
-        self.cost.slowest = max(self.cost.slowest, taken)
-        self.cost.largest = max(self.cost.largest, len(data))
-        if taken > HANG:
-            raise TimeoutError(f"{taken:.1f} s of CPU for an input of {len(data)} bytes; at most {HANG} are allowed")
+        self._charge(data, time.process_time() - began)
         if peak() > self._highest:
             self._highest = max(peak(), self._weigh(data))
         if time.monotonic() > self._kept + _OFTEN:
             self.keep()
 
+    def _charge(self, data: bytes, taken: float) -> None:
+        self.cost.slowest = max(self.cost.slowest, taken)
+        self.cost.largest = max(self.cost.largest, len(data))
+        if taken > HANG:
+            raise TimeoutError(f"{taken:.1f} s of CPU for an input of {len(data)} bytes; at most {HANG} are allowed")
+
+    def run_alone(self, data: bytes) -> bool:
+        """Run one input in a process of its own, so that nothing that came before hides what it costs.
+
+        Returns:
+            Whether it passed; if not, the process has said why.
+        """
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                began = time.process_time()
+                self._weigh(data)
+                self._charge(data, time.process_time() - began)
+                self.keep()
+                code = 0
+            except BaseException:  # noqa: BLE001 - whatever it is, the parent ends with it
+                traceback.print_exc()
+            os._exit(code)
+        _, status = os.waitpid(child, 0)
+        self.cost = Cost(**json.loads(self._out.read_text()))
+        return status == 0
+
     def _weigh(self, data: bytes) -> int:
-        """Run an input that raised the peak once more and by itself: a fuzzer's own memory grows too."""
+        """Run an input by itself, and return the peak: a fuzzer's own memory grows too, and is no cost of an input."""
         gc.collect()
         forget_peak()
         before = resident()
@@ -123,17 +151,23 @@ def large(target: Target) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Run the large inputs."""
-    target, folder = TARGETS[sys.argv[1]], Path(sys.argv[2])
+    """Run the large inputs, made in another process: what their makers leave in memory would hide what they cost."""
+    target, folder, make = TARGETS[sys.argv[1]], Path(sys.argv[2]), sys.argv[3:]
+    place = folder / "large"
+    if make:
+        for number, data in enumerate(large(target)):
+            (place / f"{number:03}").write_bytes(data)
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    subprocess.run([sys.executable, "-m", "tests.fuzz.watch", target.name, str(folder), "make"], check=True)
     warnings.simplefilter("error")
     watch = Watch(target, folder / "large.json")
-    for data in large(target):
-        try:
-            watch.run(data)
-        except BaseException:
-            (folder / "failure-large").write_bytes(data)
-            raise
-    watch.keep()
+    for path in sorted(place.iterdir()):
+        if not watch.run_alone(path.read_bytes()):
+            path.replace(folder / "failure-large")
+            sys.exit(1)
+    shutil.rmtree(place)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from airpack.formats.package import PackageManifest
 from airpack.formats.release import Release, read_release
 from airpack.formats.statement import PREDICATE_BOM, Statement
 from airpack.ops.medium import find_head, names, read_head, unlisted
-from airpack.types import Digest
+from airpack.types import Digest, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def claimed_manifest(parsed: Head) -> PackageManifest:
     Raises:
         IntegrityError: It is none.
     """
-    return PackageManifest.parse(dsse.parse(parsed.package, "package envelope").payload)
+    return PackageManifest.parse(dsse.parse(parsed.package, "package envelope", limit=Limits.HEAD).payload)
 
 
 def _claims(parsed: Head) -> list[Claim]:

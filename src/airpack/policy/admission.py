@@ -37,7 +37,7 @@ from airpack.formats.package import PAYLOAD_TYPE, PackageManifest, is_newer, rea
 from airpack.formats.release import Release, read_release
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, Role, TrustPolicy
-from airpack.types import Check, Digest
+from airpack.types import Check, Digest, Limits
 
 SEQUENCE_FIELD = "sequence"
 """Of the `custom` object that the channel's targets role signs beside a release's digest."""
@@ -182,7 +182,7 @@ def open_package(parsed: Head, policy: TrustPolicy, *, have: str) -> tuple[Packa
 
 
 def _verified_package(envelope: bytes, role: Role) -> bytes:
-    parsed = dsse.parse(envelope, "package envelope")
+    parsed = dsse.parse(envelope, "package envelope", limit=Limits.HEAD)
     return signing.verify([parsed], keys=signing.role_keys(role), threshold=role.threshold, payload_type=PAYLOAD_TYPE)
 
 

@@ -25,7 +25,7 @@ from airpack.formats.release import ModelPart, PackedFile, ReleaseDocs, assemble
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import DOCUMENT_ROLES, STATEMENT_ROLES, Revocations, Role, TrustPolicy
 from airpack.policy.admission import Admitted, Steps, admit, check_formats, documents
-from airpack.types import Check, Descriptor, Digest
+from airpack.types import Check, Descriptor, Digest, Limits
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
 WEIGHTS = b"weights"
@@ -300,6 +300,13 @@ class TestRefused:
         assert "newer airpack" in caught.value.hint
         assert "release of the product airpack" in caught.value.hint
         assert "site kit" in caught.value.hint
+
+    def test_a_package_of_as_many_files_as_a_head_has_room_for_is_read(self) -> None:
+        many = tuple(FileInfo(Digest.of(number.to_bytes(4, "big")), 10) for number in range(50_000))
+        desk = Desk(changes={"files": many})
+        assert len(head.parse(desk.head()).package) > Limits.DOCUMENT
+        with pytest.raises(IntegrityError, match="not exactly its release: 1 files missing, 50000 not of it"):
+            desk.admit()
 
 
 class TestFormats:

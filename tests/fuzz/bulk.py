@@ -1,0 +1,135 @@
+"""Makes inputs of a given size that are well formed, or nearly, and cost as much memory or time as such an input can.
+
+A maker is `(size) -> inputs by name`, each of about `size` bytes or, where little unpacks to much, fewer.
+"""
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from tests.fuzz.mutate import PREFIX, record
+
+from airpack.evidence.archive import MAX_ENTRIES, write_archive
+from airpack.evidence.records import Record
+from airpack.formats.volume import ENTRY, RAW, Entry
+from airpack.transport import codec
+from airpack.types import Limits
+
+Bulk = Callable[[int], Mapping[str, bytes]]
+
+UNPACKED: Final = 32 << 20  # bytes that a small input may unpack to
+
+
+def documents(size: int) -> dict[str, bytes]:
+    """Return JSON documents of about `size` bytes that cost as much memory or time as such a document can."""
+
+    def filled(item: bytes, begin: bytes = b"[", end: bytes = b"]") -> bytes:
+        return begin + b",".join([item] * (size // (len(item) + 1))) + end
+
+    depth = Limits.JSON_DEPTH - 2
+    deep = b"[" * depth + b"]" * depth
+    keys = b",".join(b'"%07x":0' % number for number in range(size // 12))
+    # As many values as are read, each as long as there is room for.
+    most = min(Limits.JSON_VALUES - 2, size // 20)
+    room = size // most - 14
+    distinct = b",".join(b'"%07x%b":0' % (number, b"a" * room) for number in range(most))
+    wide = "\U0001f600".encode()
+    return {
+        "empty lists": filled(b"[]"),
+        "empty tables": filled(b"{}"),
+        "tables": filled(b'{"a":{}}'),
+        "deep lists": filled(deep),
+        "too deep": b"[" * size,
+        "short strings": filled(b'"ab"'),
+        "numbers": filled(b"0.1"),
+        "whole numbers": filled(b"12345"),
+        "one number": b"[" + b"9" * size + b"]",
+        "one string": b'"' + b"a" * size + b'"',
+        "escapes": b'"' + b"\\u00e9" * (size // 6) + b'"',
+        "wide characters": b'"' + "\U0001f600".encode() * (size // 4) + b'"',
+        "keys": b"{" + keys + b"}",
+        "most keys": b"{" + distinct + b"}",
+        "most strings": b"[" + distinct.replace(b":0", b"") + b"]",
+        "most wide strings": b"[" + distinct.replace(b":0", b"").replace(b'a"', wide + b'"') + b"]",
+        "wide string": b'"' + b"a" * (size - 8) + wide + b'"',
+        "quotes": b'"' * size,
+        "backslashes": b'"' + b"\\" * size,
+    }
+
+
+def paths(size: int) -> dict[str, bytes]:
+    """Return lists of file names of about `size` bytes, as many or as deep as such names can be."""
+    rows = size // (Limits.PATH + 1)
+    return {
+        "deep": b"\n".join(b"%04x/%bb" % (number, b"a/" * (Limits.PATH // 2 - 3)) for number in range(rows)),
+        "short": b"\n".join(b"%x" % number for number in range(size // 6)),
+        "nested": b"\n".join(b"a/" * (number % 500) + b"%x" % number for number in range(size // 510)),
+    }
+
+
+def tables(size: int) -> dict[str, bytes]:
+    """Return chunk tables of as many entries as there is room for, one of them with frames of many parts."""
+    rows = (size - PREFIX.size) // ENTRY
+
+    def entries(parts: int) -> bytes:
+        count = rows - rows % parts
+        made = (
+            Entry(bytes(32), number // parts * parts, 1, parts, RAW, number % parts, parts) for number in range(count)
+        )
+        return PREFIX.pack(count, 0, count) + b"".join(entry.emit() for entry in made)
+
+    return {"chunks": entries(1), "parts": entries(255)}
+
+
+def frames(size: int) -> dict[str, bytes]:
+    """Return frames: one stored, and one of zeros that unpacks to as much as is tried."""
+    packed = codec.encode(bytes(UNPACKED))
+    return {
+        "raw": bytes([RAW]) + struct.pack("<I", size - 5) + bytes(size - 5),
+        "zeros": bytes([packed[0]]) + struct.pack("<I", UNPACKED) + packed[1],
+    }
+
+
+def archives(size: int) -> dict[str, bytes]:
+    """Return exports of one large file and of many empty ones."""
+    many = min(MAX_ENTRIES, size // 100)
+    return {"one": write_archive({"a": bytes(size - 200)}), "many": write_archive({f"{n:x}": b"" for n in range(many)})}
+
+
+def logs(size: int, first: Record) -> dict[str, bytes]:
+    """Return logs of as many records as `first` as there is room for."""
+    line = len(first.emit()) + 5
+    lines = (replace(first, seq=number).emit() for number in range(size // line))
+    return {"records": b"\0" + b"\n".join([*lines, b""])}
+
+
+def wheels(size: int) -> dict[str, bytes]:
+    """Return wheels of many empty files, and of one that unpacks to much."""
+    info = "demo-1.0.dist-info"
+    least = {
+        f"{info}/METADATA": b"Name: demo\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\n",
+        f"{info}/RECORD": b"",
+    }
+    many = {f"demo/{number:x}.py": b"" for number in range(size // 250)} | least
+    return {"many": _packed(many), "zeros": _packed({"demo/zeros": bytes(UNPACKED)} | least)}
+
+
+def arrays(_size: int) -> dict[str, bytes]:
+    """Return golden arrays that unpack to much."""
+    out = io.BytesIO()
+    np.savez_compressed(out, **{"input/x": np.zeros(UNPACKED // 8), "expected/y": np.zeros(UNPACKED // 8)})  # type: ignore[arg-type]
+    return {"zeros": out.getvalue()}
+
+
+def _packed(members: dict[str, bytes]) -> bytes:
+    record(members)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
