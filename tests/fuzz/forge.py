@@ -29,10 +29,13 @@ from airpack.evidence.archive import write_archive
 from airpack.evidence.checkpoint import sign_checkpoint
 from airpack.evidence.merkle import Frontier, leaf_hash
 from airpack.evidence.records import Record
-from airpack.formats import bundle, dsse, head, oci
+from airpack.formats import bom, bundle, dsse, head, oci
+from airpack.formats.compat import CompatWheel
 from airpack.formats.head import Head
 from airpack.formats.note import Checkpoint, Note, NoteSignature, key_id
 from airpack.formats.package import PAYLOAD_TYPE
+from airpack.formats.probe import Probe
+from airpack.formats.release import ModelPart, PackedFile, Release, ReleaseDocs, RuntimePart, assemble, read_release
 from airpack.formats.trust import (
     DOCUMENT_ROLES,
     POLICY_TARGET,
@@ -49,6 +52,8 @@ EXPIRES: Final = datetime(2031, 2, 1, tzinfo=UTC)
 NAME: Final = "tool@1.0.0"
 SITE_ID: Final = "5f3c0e7a9b1d4c2f8e6a7b0c1d2e3f40"
 ORIGIN: Final = f"airpack/{SITE_ID}"
+WEIGHTS: Final = Digest.of(b"weights")
+CHECK: Final = Digest.of(b"check")
 RELEASE_PARTS: Final = ("model config", "model", "runtime config", "runtime", "compat config", "compat", "index")
 STATEMENTS: Final = ("release", "builder", "cosign")
 METADATA_PARTS: Final = (POLICY_TARGET, REVOCATIONS_TARGET, "2.root.json", "1.targets.json", "1.snapshot.json")
@@ -174,6 +179,56 @@ def held() -> Path:
     documents = {POLICY_TARGET: policy(), REVOCATIONS_TARGET: Revocations({}).emit()}
     refresh(state, metadata=channel(documents, {}, version=3), targets=documents, root=pinned_root(), now=NOW)
     return state
+
+
+# --- a release ------------------------------------------------------------------------------------------------------
+
+
+def make_release(probe: Probe | None = None) -> ReleaseDocs:
+    """Return a small release: a model of two files, a runtime of one, a probe."""
+    golden = PackedFile("golden.npz", Digest.of(b"golden"), 6) if probe and probe.golden else None
+    return assemble(
+        "tool",
+        "1.0.0",
+        models=[
+            ModelPart(
+                "m",
+                (
+                    PackedFile("weights.onnx", WEIGHTS, 7, format="onnx"),
+                    PackedFile("README.md", Digest.of(b"read me"), 7, format="text"),
+                ),
+                "MIT",
+            )
+        ],
+        runtimes=[
+            RuntimePart("t", "files", "", (PackedFile("check", CHECK, 5, executable=True),)),
+            RuntimePart(
+                "w",
+                "wheels",
+                "linux/amd64",
+                (PackedFile("demo.py", Digest.of(b"demo"), 4),),
+                CompatWheel("onnxruntime", "1.0", ("py3-none-any",)),
+            ),
+        ],
+        probe=probe or Probe("command", command=("runtime/t/check", "-v")),
+        golden=golden,
+        memory=1 << 30,
+    )
+
+
+@cache
+def release() -> Release:
+    """Return that release, read."""
+    docs = make_release()
+    return read_release(docs.index, docs.blobs.__getitem__)
+
+
+def bill(of: Release) -> dict[str, Any]:
+    """Return the bill of materials of that release."""
+    wheel = bom.WheelFile("onnxruntime-1.0-py3-none-any.whl", Digest.of(b"wheel"), 5, (bom.License("id", "MIT"),))
+    return bom.emit_bom(
+        of, licenses={"m": bom.License("id", "MIT")}, wheels={("runtime/w", "onnxruntime"): wheel}, airpack="0.1.0"
+    )
 
 
 # --- the package ------------------------------------------------------------------------------------------------------

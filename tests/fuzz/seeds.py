@@ -28,7 +28,6 @@ from airpack.evidence.merkle import Frontier, leaf_hash
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, Subject, Value
 from airpack.formats import bundle, dsse, head, oci
 from airpack.formats.canonical import emit
-from airpack.formats.compat import CompatWheel
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, ReleaseDocs, RuntimePart, assemble
@@ -46,42 +45,8 @@ from airpack.transport import codec
 from airpack.types import Descriptor, Digest
 
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
-WEIGHTS: Final = Digest.of(b"weights")
-CHECK: Final = Digest.of(b"check")
 
 Seeds = Iterator[tuple[str, str, bytes]]  # target, name, input
-
-
-def make_release(probe: Probe | None = None) -> ReleaseDocs:
-    """Return a small release: a model of two files, a runtime of one, a probe."""
-    golden = PackedFile("golden.npz", Digest.of(b"golden"), 6) if probe and probe.golden else None
-    return assemble(
-        "tool",
-        "1.0.0",
-        models=[
-            ModelPart(
-                "m",
-                (
-                    PackedFile("weights.onnx", WEIGHTS, 7, format="onnx"),
-                    PackedFile("README.md", Digest.of(b"read me"), 7, format="text"),
-                ),
-                "MIT",
-            )
-        ],
-        runtimes=[
-            RuntimePart("t", "files", "", (PackedFile("check", CHECK, 5, executable=True),)),
-            RuntimePart(
-                "w",
-                "wheels",
-                "linux/amd64",
-                (PackedFile("demo.py", Digest.of(b"demo"), 4),),
-                CompatWheel("onnxruntime", "1.0", ("py3-none-any",)),
-            ),
-        ],
-        probe=probe or Probe("command", command=("runtime/t/check", "-v")),
-        golden=golden,
-        memory=1 << 30,
-    )
 
 
 def release_parts(docs: ReleaseDocs) -> dict[str, str]:
@@ -110,8 +75,8 @@ def single_release() -> ReleaseDocs:
     return assemble(
         "tool",
         "1.0.0",
-        models=[ModelPart("m", (PackedFile("weights.safetensors", WEIGHTS, 7, format="safetensors"),), "MIT")],
-        runtimes=[RuntimePart("t", "files", "", (PackedFile("check", CHECK, 5, executable=True),))],
+        models=[ModelPart("m", (PackedFile("weights.safetensors", forge.WEIGHTS, 7, format="safetensors"),), "MIT")],
+        runtimes=[RuntimePart("t", "files", "", (PackedFile("check", forge.CHECK, 5, executable=True),))],
         probe=Probe("command", command=("runtime/t/check",)),
     )
 
@@ -124,7 +89,7 @@ def manifest_of(release: str | Digest) -> dict[str, Any]:
         product="tool",
         version="1.0.0",
         needs_airpack="0.1.0",
-        files=(FileInfo(WEIGHTS, 7), FileInfo(CHECK, 5)),
+        files=(FileInfo(forge.WEIGHTS, 7), FileInfo(forge.CHECK, 5)),
         volumes=(VolumeInfo("tool-1.0.0.0001.airvol", 128 + 4 * 64 + 12, 1, 4, Digest.of(table)),),
     )
     value: dict[str, Any] = json.loads(made.emit())
@@ -148,7 +113,7 @@ def statements(index: str, compat: str) -> dict[str, str]:
 
 def documents() -> Seeds:
     """Yield what is one JSON document."""
-    docs = make_release()
+    docs = forge.make_release()
     single = single_release()
     policy, key = forge.policy(), forge.key("release")
     yield "canonical", "values", emit({"a": [1, -1, 0.5, True, None, "\u00e9\u2028"], "b": {"c": []}})
@@ -165,7 +130,11 @@ def documents() -> Seeds:
     yield "settings", "workspace", b'schema = "airpack.workspace/1"\nchannel = "main"\n'
     yield "settings", "probe", _PROBE
     yield "settings", "command", b'kind = "command"\ncommand = ["runtime/t/check", "-v"]\ntimeout = 5\n'
-    yield "names", "lines", b"tool@1.0.0\nmodel/m/weights.onnx\n2031-01-01T00:00:00Z\ntool\n" + str(WEIGHTS).encode()
+    yield (
+        "names",
+        "lines",
+        b"tool@1.0.0\nmodel/m/weights.onnx\n2031-01-01T00:00:00Z\ntool\n" + str(forge.WEIGHTS).encode(),
+    )
     statement = Statement.parse(statements(Digest.of(b"index").hex, str(Digest.of(b"")))["release"].encode())
     yield "statement", "release", statement.emit()
     envelope = dsse.Envelope(statement.emit(), dsse.PAYLOAD_TYPE_STATEMENT, (b"s" * 64,))
@@ -177,13 +146,18 @@ def documents() -> Seeds:
     yield "bundle", "referrer", bundle.referrer(signed_bundle, subject, PREDICATE_RELEASE, "2031-01-01T00:00:00Z")
     yield "package", "one", emit(manifest_of(docs.digest))
     yield "trust", "policy", policy
-    yield "trust", "revocations", Revocations({WEIGHTS: "leaked"}).emit()
+    yield "trust", "revocations", Revocations({forge.WEIGHTS: "leaked"}).emit()
     yield "oci", "index", docs.index
     for number, data in enumerate(docs.blobs.values()):
         if b'"layers":[' in data:
             yield "oci", f"manifest-{number}", data
     yield "compat", "command", docs.compat.emit()
-    yield "compat", "golden", make_release(Probe("onnxruntime", golden="g.npz", model="m/weights.onnx")).compat.emit()
+    yield (
+        "compat",
+        "golden",
+        forge.make_release(Probe("onnxruntime", golden="g.npz", model="m/weights.onnx")).compat.emit(),
+    )
+    yield "bom", "one", emit(forge.bill(forge.release()))
     found = release_parts(single)
     yield "release", "single", emit(found)
     yield "modelpack", "single", emit({name: found[name] for name in ("model config", "model")})
@@ -243,8 +217,8 @@ def volumes() -> Seeds:
     body = b"".join(stored for _, stored in entries)
     yield "unpack", "three", PREFIX.pack(3, 0, len(body)) + rows + body
     yield "volume", "three", PREFIX.pack(3, 0, len(body)) + emit_table(rows, 5)
-    manifest = PackageManifest.parse(emit(manifest_of(WEIGHTS)))
-    yield "volume", "header", manifest.header(WEIGHTS, 0).emit()
+    manifest = PackageManifest.parse(emit(manifest_of(forge.WEIGHTS)))
+    yield "volume", "header", manifest.header(forge.WEIGHTS, 0).emit()
     yield "codec", "raw", bytes([RAW]) + struct.pack("<I", 9) + b"raw bytes"
     yield "codec", "zstd", bytes([ZSTD]) + struct.pack("<I", len(content)) + packed
 
@@ -255,7 +229,7 @@ def records() -> list[Record]:
 
     def add(event: Event, phase: Phase, outcome: Outcome = Outcome.NONE, reason: str = "", corr: str = "") -> None:
         stamp = Stamp(forge.NOW, "0f8c2b1e-1111-2222-3333-444455556666", 1000 * len(made))
-        subject = (Subject(forge.NAME, WEIGHTS),) if event is Event.IMPORT else ()
+        subject = (Subject(forge.NAME, forge.WEIGHTS),) if event is Event.IMPORT else ()
         data: dict[str, Value] = {"volumes": 1, "names": ("a", "b"), "whole": True} if phase is Phase.RESULT else {}
         made.append(
             Record(
@@ -334,10 +308,10 @@ def evidence() -> Seeds:
     yield "papers", "frontier", export.emit_frontier(frontier_of)
     yield "papers", "consistency", export.emit_consistency(3, 7, tuple(leaf_hash(bytes([n])) for n in range(4)))
     yield "papers", "manifest", emit(manifest).replace(b'"@size', b'1,"x').replace(b"@digest", b"x")
-    listed = export.Manifest(forge.SITE_ID, 1, 0, 0, len(lines), forge.NOW, (export.BundleFile("a", 1, WEIGHTS),))
+    listed = export.Manifest(forge.SITE_ID, 1, 0, 0, len(lines), forge.NOW, (export.BundleFile("a", 1, forge.WEIGHTS),))
     yield "papers", "listed", listed.emit()
-    yield "papers", "state", AuditorState(forge.ORIGIN, WEIGHTS, 7, WEIGHTS.raw, 1).emit()
-    yield "papers", "built", Built("tool", "1.0.0", 1, WEIGHTS, (CHECK,), "2031-01-01T00:00:00Z").emit()
+    yield "papers", "state", AuditorState(forge.ORIGIN, forge.WEIGHTS, 7, forge.WEIGHTS.raw, 1).emit()
+    yield "papers", "built", Built("tool", "1.0.0", 1, forge.WEIGHTS, (forge.CHECK,), "2031-01-01T00:00:00Z").emit()
     yield "papers", "probe", _RESULT
 
 
@@ -383,7 +357,7 @@ def files() -> Seeds:
 
 def crashed() -> Seeds:
     """Yield what fuzzing found: each ended once in an exception that is no refusal, or broke a law."""
-    document = json.loads(make_release().compat.emit())
+    document = json.loads(forge.make_release().compat.emit())
     document["runtimes"][1]["wheels"] = []
     yield "compat", "crash-no-wheels", emit(document)
     yield "note", "crash-no-utf-8", f"{forge.ORIGIN}\n0\n{'A' * 43}=\n".encode().replace(b"airpack", b"airp\xf0ck")

@@ -40,8 +40,9 @@ from airpack.evidence.reading import read_records
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, clip
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
+from airpack.facts.licenses import of_metadata
 from airpack.facts.wheel import read_wheel
-from airpack.formats import bundle, canonical, dsse, head, names, oci, packspec, times
+from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
 from airpack.formats.fields import Fields
@@ -285,6 +286,14 @@ def _release(data: bytes) -> None:
         return
     blobs = {Digest.of(blob): blob for blob in found.values()}
     tried(IntegrityError, read_release, found["index"], blobs.__getitem__)
+
+
+@target("formats.bom", "facts.licenses")
+def _bom(data: bytes) -> None:
+    of_metadata(data)
+    value = tried(IntegrityError, canonical.parse, data, what="bill of materials")
+    if value is not None:
+        tried(IntegrityError, bom.read_bom, value, forge.release())
 
 
 @target("formats.modelpack")
