@@ -157,7 +157,7 @@ def report() -> None:
 
 
 def keep() -> None:
-    """Copy the smallest inputs that each reached something new beside the seeds, `KEPT` bytes of each target's."""
+    """Copy some of the inputs that each reached something new beside the seeds, `KEPT` bytes of each target's."""
     for own in sorted(WORK.glob("*/corpus")):
         name, room = own.parent.name, KEPT
         before = {
@@ -165,7 +165,8 @@ def keep() -> None:
         }
         found = before | {path.name: path.read_bytes() for path in own.iterdir() if path.stat().st_size <= LARGEST}
         chosen: dict[str, bytes] = {}
-        for label, data in sorted(found.items(), key=lambda item: (len(item[1]), item[0]))[:MOST]:
+        ordered = sorted(found.items(), key=lambda item: (len(item[1]), item[0]))
+        for label, data in ordered[:: max(1, len(ordered) // MOST)][:MOST]:  # of every size, not the smallest alone
             if len(data) > room:
                 break
             chosen[label], room = data, room - len(data)

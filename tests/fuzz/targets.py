@@ -133,7 +133,7 @@ _SMALL: Final = 256 << 10  # bytes up to which a document's law is held: it take
 @target("formats.canonical")
 def _canonical(data: bytes) -> None:
     value = tried(IntegrityError, canonical.parse, data, what="document")
-    if value is not None and len(data) <= _SMALL:
+    if value is not None and len(data) <= _SMALL and not _is_beyond_law(value):
         with suppress(ValueError):  # a value of JSON need not have a canonical form
             again = canonical.emit(value)
             same(canonical.parse(again, what="again"), value)
@@ -141,6 +141,13 @@ def _canonical(data: bytes) -> None:
     del value
     if (table := tried(IntegrityError, canonical.parse_canonical, data, what="document")) is not None:
         same(canonical.emit(table), data)
+
+
+def _is_beyond_law(value: Any) -> bool:
+    """Return whether a value holds a number whose form is that of another one: a float of 2**53 or more."""
+    if isinstance(value, dict | list):
+        return any(map(_is_beyond_law, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and abs(value) >= 1 << 53
 
 
 @target("formats.head", "formats.fields", mutate=mutate.head)

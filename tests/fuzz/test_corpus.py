@@ -175,7 +175,7 @@ def test_without_atheris_it_says_what_to_do(
     assert "./scripts/test tests/fuzz" in capsys.readouterr().err
 
 
-def test_the_smallest_of_what_was_found_is_kept_beside_the_seeds(
+def test_what_was_found_is_kept_beside_the_seeds_within_its_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, data in {
