@@ -475,7 +475,9 @@ def test_a_medium_that_is_pulled_out_while_it_is_read(scene: Scene, mount: Calla
 def leave(*words: str | Path, medium: Medium) -> None:
     """Run a command until its medium gives no answer, press Ctrl-C, and hold it to end then, and not before."""
     program = [AIRPACK, *words, "--json"]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Whoever runs the tests in the background ignores SIGINT, and what they start would too.
+    interruptible = ["env", "--default-signal=INT", *program]
+    with subprocess.Popen(interruptible, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert medium.stalled.wait(60)
             time.sleep(0.5)

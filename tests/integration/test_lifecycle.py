@@ -452,7 +452,6 @@ DAMAGE = (
     missing_document,
     stray,
     stray_beside_the_shards,
-    orphan,
     wrong_link,
     no_link,
     changed_tree,
@@ -472,6 +471,15 @@ def test_fsck_finds_damage_and_names_it(held: Callable[..., Any], site: Any, dam
     assert any(not check["ok"] for check in document["checks"])
     record = site.records()[-1]
     assert (record["event"], record["outcome"], record["reason"]) == ("fsck", "failed", "integrity")
+
+
+def test_an_orphan_is_named_and_no_damage(held: Callable[..., Any], site: Any) -> None:
+    held("1.0.0")
+    name = orphan(site)
+    document = site.run("fsck").json
+    assert document["ok"] is True
+    assert [name in line for line in document["leftovers"]] == [True]
+    assert site.records()[-1]["outcome"] == "done"
 
 
 @pytest.mark.parametrize("damage", [flipped, missing, missing_document], ids=lambda damage: damage.__name__)

@@ -275,7 +275,7 @@ def confusions() -> None:  # noqa: C901, a table of attacks
             "a model twice",
             "",
             index(lambda value: value["manifests"].insert(0, value["manifests"][0])),
-            "two models",
+            "one manifest twice",
         ),
         (
             "index_child_artifact_type",
