@@ -29,9 +29,12 @@ def test_a_signal_ends_the_wait_for_what_never_answers() -> None:
         waiting.set()
         answer.wait(10)
 
+    # Whoever runs the tests in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             interruptible(ask)
     finally:
         answer.set()
+        signal.signal(signal.SIGINT, before)
