@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.crashes.strike import struck
+from tests.crashes.world import copy_site, remove_site
 
 from airpack.errors import ProbeError
 from airpack.ops.activate import activate
@@ -30,8 +32,6 @@ from airpack.ops.maintain import Fsck, fsck, gc
 from airpack.ops.site import Site
 from airpack.store.blobs import hash_file
 from airpack.types import State
-from crashes.strike import struck
-from crashes.world import copy_site, remove_site
 
 AIRPACK = Path(sys.executable).parent / "airpack"
 

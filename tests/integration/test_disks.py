@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-
-from crashes import aftermath, full, inject, planted, power, race, schedules, trace
-from crashes.cases import CASES, Case
-from crashes.strike import struck
-from crashes.world import (
+from tests.crashes import aftermath, full, inject, planted, power, race, schedules, trace
+from tests.crashes.cases import CASES, Case
+from tests.crashes.strike import struck
+from tests.crashes.world import (
     Act,
     LawBrokenError,
     World,

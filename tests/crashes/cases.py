@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from crashes.world import FAILING, PRODUCT, Act, World
+from tests.crashes.world import FAILING, PRODUCT, Act, World
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from crashes import world as worlds
-from crashes.cases import CASES, Case
-from crashes.strike import struck
-from crashes.world import LawBrokenError, World
+from tests.crashes import world as worlds
+from tests.crashes.cases import CASES, Case
+from tests.crashes.strike import struck
+from tests.crashes.world import LawBrokenError, World
 
 _SIZE: Final = "48m"  # beyond the 16 MiB that an import wants to find free
 _PIECE: Final = 1 << 20  # bytes

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
+from tests.crashes import world as worlds
+from tests.crashes.model import Model
+from tests.crashes.strike import kill, struck
+from tests.crashes.world import FAILING, VERSIONS, Act, LawBrokenError, World, hold
+
 from airpack.catalog import catalog as catalogs
-from crashes import world as worlds
-from crashes.model import Model
-from crashes.strike import kill, struck
-from crashes.world import FAILING, VERSIONS, Act, LawBrokenError, World, hold
 
 _MOST_STEPS = 220  # durable steps of the longest act; beyond it an act is not struck
 _OFTEN_EARLY = 0.5  # share of strikes among the first steps: recovery, the intent

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from crashes import world as worlds
-from crashes.cases import CASES, Case
-from crashes.strike import STRUCK, struck
-from crashes.world import LawBrokenError, World, hold
+from tests.crashes import world as worlds
+from tests.crashes.cases import CASES, Case
+from tests.crashes.strike import STRUCK, struck
+from tests.crashes.world import LawBrokenError, World, hold
 
 _SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
 _NO_LOG_FLUSH: Final = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH

@@ -7,7 +7,7 @@ third leaves the release failed; then the newest other good one takes over, if i
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from crashes.world import FAILING, SEQUENCE, Act, Seen
+from tests.crashes.world import FAILING, SEQUENCE, Act, Seen
 
 TRIES = 3
 KEPT = 2  # good releases behind the one that runs

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from crashes.trace import Op
+from tests.crashes.trace import Op
 
 _ALL: Final = 13  # unsynced entries up to which all subsets are taken
 _DRAWN: Final = 256  # subsets drawn where there are more, beside those that lack or have at most two entries

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from crashes import world as worlds
-from crashes.cases import CASES, Case
-from crashes.world import LawBrokenError, World, hold
+from tests.crashes import world as worlds
+from tests.crashes.cases import CASES, Case
+from tests.crashes.world import LawBrokenError, World, hold
 
 CALLS: Final = ("fsync", "write", "pwrite64", "rename", "ftruncate")
 FAULTS: Final = ("error=EIO", "error=ENOSPC", "signal=SIGKILL")

@@ -15,11 +15,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, NoReturn
 
+from tests.crashes import world as worlds
+from tests.crashes.strike import BROKEN, REFUSED, THROUGH
+from tests.crashes.world import Act, LawBrokenError, World, hold
+
 from airpack.errors import AirpackError, BusyError
 from airpack.ops import site as sites
-from crashes import world as worlds
-from crashes.strike import BROKEN, REFUSED, THROUGH
-from crashes.world import Act, LawBrokenError, World, hold
 
 _START: Final = tuple(Act(name, version) for version in ("1.0.0", "1.1.0") for name in ("import", "activate"))
 _TOGETHER: Final = (

@@ -1,4 +1,4 @@
-"""The command line with one mistake of order planted in it, for the enumerator to catch: `python -m crashes.planted`.
+"""The command line with a mistake of order planted in it, which must be caught: `python -m tests.crashes.planted`.
 
 The first argument names the mistake, the others are airpack's own.
 """

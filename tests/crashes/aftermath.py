@@ -8,13 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from crashes import planted, states, trace
-from crashes import world as worlds
-from crashes.cases import CASES, Case
-from crashes.states import Census
-from crashes.world import LawBrokenError, World, hold
+from tests.crashes import planted, states, trace
+from tests.crashes import world as worlds
+from tests.crashes.cases import CASES, Case
+from tests.crashes.states import Census
+from tests.crashes.world import LawBrokenError, World, hold
 
-_HARNESS: Final = Path(__file__).resolve().parent.parent
+_REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _RESUMED: Final = 7  # one state in so many is also worked on until the act has come to its end
 
 
@@ -33,8 +33,8 @@ def check(world: World, folder: Path, case: Case, *, stride: int = 1, mistake: s
     """
     template = worlds.run_all(world, world.site(folder / "template"), case.before)
     traced = worlds.copy_site(template, folder / "traced")
-    program = [sys.executable, "-m", "crashes.planted", mistake] if mistake else [_airpack()]
-    os.environ["PYTHONPATH"] = str(_HARNESS)
+    program = [sys.executable, "-m", "tests.crashes.planted", mistake] if mistake else [_airpack()]
+    os.environ["PYTHONPATH"] = str(_REPOSITORY)
     ops = trace.record(traced, [*program, *case.words(world, traced)], folder / "strace", code=case.code)
     before, after, seen = worlds.entries(template), worlds.entries(traced), worlds.see(traced)
     census, taken = Census(), count()

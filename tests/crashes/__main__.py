@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from crashes import aftermath, full, inject, power, race, schedules, trace
-from crashes.world import LawBrokenError
+from tests.crashes import aftermath, full, inject, power, race, schedules, trace
+from tests.crashes.world import LawBrokenError
 
 _MEMORY: Final = Path("/dev/shm")
 FOUND, UNMEASURED = 1, 3
