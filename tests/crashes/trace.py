@@ -80,7 +80,19 @@ def record(root: Path, command: Sequence[str | Path], output: Path, *, code: int
         OSError: The command ended otherwise.
         ValueError: It did something that is not modelled.
     """
-    words = ["strace", "-f", "-y", "-xx", "-s", str(_LONGEST), "-e", f"trace={CALLS}", "-o", str(output)]
+    words = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-y",
+        "-xx",
+        "-s",
+        str(_LONGEST),
+        "-e",
+        f"trace={CALLS}",
+        "-o",
+        str(output),
+    ]
     done = subprocess.run([*words, *map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode != code:
         raise OSError(f"{command}: exit code {done.returncode}: {done.stdout}{done.stderr}")
