@@ -640,3 +640,24 @@ def test_a_failed_verify_shows_people_how_far_it_got(
     assert marks[0] == ["ok", "head"]
     assert marks[-1] == ["FAILED", "volumes"]
     assert "airpack: error: volume" in told.err
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
+def test_a_result_that_cannot_be_written_is_a_failure_of_storage(
+    new_site: Callable[..., Any], bench: Any, words: tuple[str, ...]
+) -> None:
+    """Found by `./scripts/crash inject`: the import was done, and its last line was a traceback."""
+    place = new_site(bench.root)
+    medium = bench.build("1.0.0", "said")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [Path(sys.executable).parent / "airpack", "import", medium, "--site", place.folder, *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 20
+    assert "what the command did is done" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert place.states() == {"said@1.0.0": "ready"}

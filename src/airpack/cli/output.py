@@ -6,11 +6,12 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import click
 
-from airpack.errors import AirpackError, InputError
+from airpack.errors import AirpackError, InputError, StorageError
 from airpack.types import Reporter, Silent
 
 _EVERY: Final = 0.5  # seconds between two progress lines
@@ -42,12 +43,28 @@ def show(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> No
         _echo_json(document)
         return
     for line in lines:
-        click.echo(printable(line))
+        _write(printable(line))
+
+
+def _write(line: str) -> None:
+    """Print one line of a result.
+
+    Raises:
+        StorageError: stdout takes nothing, a full disk for one. What the command has done stays done.
+    """
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"what the command did is done, but its output cannot be written: {error.strerror}"
+        ) from error
 
 
 def _echo_json(document: dict[str, Any]) -> None:
     """Print one JSON document in ASCII: names on a medium must neither break the encoding nor drive a terminal."""
-    click.echo(json.dumps(document, indent=2))
+    _write(json.dumps(document, indent=2))
 
 
 def printable(text: str) -> str:
@@ -56,13 +73,17 @@ def printable(text: str) -> str:
 
 
 def fail(error: AirpackError, *, as_json: bool) -> int:
-    """Print an error and return its exit code."""
+    """Print an error and return its exit code; all of it on stderr where stdout takes nothing."""
     if as_json:
-        _echo_json({**error.document, "error": described(error)})
+        try:
+            _echo_json({**error.document, "error": described(error)})
+        except StorageError:
+            click.echo(f"airpack: error: {printable(error.message)}", err=True)
         return error.exit_code
     checks = error.document.get("checks") or error.document.get("findings") or []
-    for line in table((_mark(item), item["name"], item["detail"]) for item in checks):
-        click.echo(printable(line))
+    with suppress(StorageError):
+        for line in table((_mark(item), item["name"], item["detail"]) for item in checks):
+            _write(printable(line))
     first, *more = error.message.split("\n")
     click.echo(f"airpack: error: {printable(first)}", err=True)
     for line in more:
