@@ -661,3 +661,23 @@ def test_a_result_that_cannot_be_written_is_a_failure_of_storage(
     assert "what the command did is done" in done.stderr
     assert "Traceback" not in done.stderr
     assert place.states() == {"said@1.0.0": "ready"}
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
+def test_a_failure_that_cannot_be_written_keeps_its_exit_code_and_its_message(
+    new_site: Callable[..., Any], bench: Any, words: tuple[str, ...]
+) -> None:
+    place = new_site(bench.root)
+    (place.folder / "site.toml").write_bytes(b"")
+    for command, code in ((["fsck"], 10), (["status"], 10), (["show", "no@1"], 10), (["gc", "--nothing"], 2)):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [Path(sys.executable).parent / "airpack", *command, "--site", place.folder, *words],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == code, done.stderr
+        assert "rror" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -42,6 +42,16 @@ def show(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> No
     if as_json:
         _echo_json(document)
         return
+    _write_lines(lines)
+
+
+def show_found(lines: Iterable[str]) -> None:
+    """Print what a command that fails has found; where stdout takes nothing, only the failure is left to say."""
+    with suppress(StorageError):
+        _write_lines(lines)
+
+
+def _write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         _write(printable(line))
 
@@ -75,15 +85,10 @@ def printable(text: str) -> str:
 def fail(error: AirpackError, *, as_json: bool) -> int:
     """Print an error and return its exit code; all of it on stderr where stdout takes nothing."""
     if as_json:
-        try:
-            _echo_json({**error.document, "error": described(error)})
-        except StorageError:
-            click.echo(f"airpack: error: {printable(error.message)}", err=True)
+        _echo_failure(error)
         return error.exit_code
     checks = error.document.get("checks") or error.document.get("findings") or []
-    with suppress(StorageError):
-        for line in table((_mark(item), item["name"], item["detail"]) for item in checks):
-            _write(printable(line))
+    show_found(table((_mark(item), item["name"], item["detail"]) for item in checks))
     first, *more = error.message.split("\n")
     click.echo(f"airpack: error: {printable(first)}", err=True)
     for line in more:
@@ -91,6 +96,14 @@ def fail(error: AirpackError, *, as_json: bool) -> int:
     if error.hint:
         click.echo(f"airpack: hint: {printable(error.hint)}", err=True)
     return error.exit_code
+
+
+def _echo_failure(error: AirpackError) -> None:
+    """Print the JSON document of a failure; its message on stderr where stdout takes nothing."""
+    try:
+        _echo_json({**error.document, "error": described(error)})
+    except StorageError:
+        click.echo(f"airpack: error: {printable(error.message)}", err=True)
 
 
 def _mark(check: dict[str, Any]) -> str:
@@ -127,7 +140,7 @@ def crash(error: Exception, *, as_json: bool) -> int:
     click.echo(_REPORT, err=True)
     if as_json:
         bug = AirpackError(f"{type(error).__name__}: {error}", hint=_REPORT)
-        _echo_json({"error": described(bug)})
+        _echo_failure(bug)
     return AirpackError.exit_code
 
 

@@ -261,8 +261,7 @@ def fsck(packages: tuple[Path, ...], repair: bool, dry_run: bool, site: Path, pr
         result = run(open_damaged(site), repair=repair, packages=packages, dry_run=dry_run, reporter=reporter)
     except AirpackError as error:
         if not as_json:
-            for line in _fsck_lines(error.document):
-                click.echo(output.printable(line))
+            output.show_found(_fsck_lines(error.document))
         raise
     checks = output.table((check.name, "ok", check.detail) for check in result.checks)
     output.show(result.document(), [*_fsck_lines(result.document()), *checks], as_json=as_json)
