@@ -1,6 +1,5 @@
 """Holds every state that a power cut may leave of a real command to the laws; and catches planted mistakes by them."""
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from tests.crashes.cases import CASES, Case
 from tests.crashes.states import Census
 from tests.crashes.world import LawBrokenError, World, hold
 
-_REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _RESUMED: Final = 7  # one state in so many is also worked on until the act has come to its end
 
 
@@ -34,7 +32,6 @@ def check(world: World, folder: Path, case: Case, *, stride: int = 1, mistake: s
     template = worlds.run_all(world, world.site(folder / "template"), case.before)
     traced = worlds.copy_site(template, folder / "traced")
     program = [sys.executable, "-m", "tests.crashes.planted", mistake] if mistake else [_airpack()]
-    os.environ["PYTHONPATH"] = str(_REPOSITORY)
     ops = trace.record(traced, [*program, *case.words(world, traced)], folder / "strace", code=case.code)
     before, after, seen = worlds.entries(template), worlds.entries(traced), worlds.see(traced)
     census, taken = Census(), count()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,18 +77,9 @@ def _child(at: int, act: Callable[[], object], blow: Blow) -> NoReturn:
     try:
         with striking(Striker(at, blow)):
             act()
-    except AirpackError as error:
-        sys.stderr.write(f"refused: {error.code}: {error.message}\n" if os.environ.get("CRASH_VERBOSE") else "")
+    except AirpackError:
         os._exit(REFUSED)
     except BaseException as error:  # noqa: BLE001, a forked child must never go on as its parent
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(BROKEN)
     os._exit(THROUGH)
-
-
-def count_steps(act: Callable[[], object]) -> int:
-    """Do `act` in this process and return how many durable steps it has."""
-    striker = Striker(0, kill)
-    with striking(striker):
-        act()
-    return striker.count

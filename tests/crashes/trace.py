@@ -18,6 +18,7 @@ CALLS: Final = (
     "renameat,renameat2,link,linkat,unlink,unlinkat,symlink,symlinkat,mkdir,mkdirat,rmdir,copy_file_range,sendfile,"
     "fchmod,chmod,fchmodat"
 )
+_REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _LONGEST: Final = 1 << 24  # bytes of a string that strace prints whole
 _CALL = re.compile(r"^(\d+) +(\w+)\((.*)\) += (-?\d+|\?)(?:<([^>]*)>)?(.*)$", re.DOTALL)
 _UNFINISHED = re.compile(r"^(\d+) +(.*) <unfinished \.\.\.>$", re.DOTALL)
@@ -68,7 +69,7 @@ class _Word:
 
 
 def record(root: Path, command: Sequence[str | Path], output: Path, *, code: int = 0) -> list[Op]:
-    """Run `command` under strace and return what it did below `root`.
+    """Run `command` under strace, in this repository's folder, and return what it did below `root`.
 
     Args:
         root: The folder that counts, absolute and without links in it.
@@ -93,7 +94,7 @@ def record(root: Path, command: Sequence[str | Path], output: Path, *, code: int
         "-o",
         str(output),
     ]
-    done = subprocess.run([*words, *map(str, command)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, *map(str, command)], capture_output=True, text=True, check=False, cwd=_REPOSITORY)
     if done.returncode != code:
         raise OSError(f"{command}: exit code {done.returncode}: {done.stdout}{done.stderr}")
     return list(_Reader(root).read(_joined(output.read_text("ascii").splitlines())))

@@ -97,12 +97,17 @@ class _Told:
             self.open[value["corr"]] = line
         elif value["phase"] == Phase.RESULT:
             self.open.pop(value["corr"], None)
-        for key, found in value["data"].items():
-            if isinstance(found, int) and found > self.highest.get(key, _NEVER).value:
-                self.highest[key] = Highest(found, seq)
+        note_highest(self.highest, seq, value["data"])
 
 
-_NEVER: Final = Highest(0, -1)
+NEVER: Final = Highest(0, -1)
+
+
+def note_highest(highest: dict[str, Highest], seq: int, data: Mapping[str, Value]) -> None:
+    """Keep `highest` as it is after record `seq`, which says `data`: of each fact that is a number."""
+    for key, value in data.items():
+        if isinstance(value, int) and value > highest.get(key, NEVER).value:
+            highest[key] = Highest(value, seq)
 
 
 class EvidenceLog:
@@ -386,7 +391,7 @@ class EvidenceLog:
         Raises:
             StorageError: The records cannot be read.
         """
-        return self._read_told().highest.get(key, _NEVER)
+        return self._read_told().highest.get(key, NEVER)
 
     def newest(self) -> Record | None:
         """Return the last record, None for an empty log.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from airpack.errors import IntegrityError, RollbackError
-from airpack.evidence.log import Fact, Highest
+from airpack.evidence.log import NEVER, Fact, Highest, note_highest
 from airpack.evidence.records import Record, Value
 from airpack.ops.site import CATALOG_DIGEST, CATALOG_REVISION, TRUST_ROLES, Site
 
@@ -51,12 +51,10 @@ class Recorded:
         """Read them from what records say: for readers that hold no lock, before what they are compared with."""
         highest: dict[str, Highest] = {}
         for seq, _, data in facts:
-            for key, value in data.items():
-                if isinstance(value, int) and value > highest.get(key, _NEVER).value:
-                    highest[key] = Highest(value, seq)
+            note_highest(highest, seq, data)
         return cls(
-            highest.get(CATALOG_REVISION, _NEVER),
-            {role: highest.get(version_key(role), _NEVER) for role in TRUST_ROLES},
+            highest.get(CATALOG_REVISION, NEVER),
+            {role: highest.get(version_key(role), NEVER) for role in TRUST_ROLES},
         )
 
     def older_catalog(self, revision: int) -> str | None:
@@ -78,9 +76,6 @@ class Recorded:
                     f"record {known.seq} says {known.value}"
                 )
         return None
-
-
-_NEVER: Final = Highest(0, -1)
 
 
 def version_key(role: str) -> str:
