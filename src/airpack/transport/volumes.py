@@ -65,13 +65,15 @@ class Copy:
 
     Attributes:
         path: Where it lies.
-        size: Its length in bytes; less than the volume's where it was cut short.
+        size: Its length in bytes.
+        expected: The volume's length in bytes; more than the file's where that was cut short.
         repeats: Second and third tries that it may still be asked for.
         gone: Whether its medium was taken away.
     """
 
     path: Path
     size: int
+    expected: int
     repeats: int = _REPEATS
     gone: bool = False
 
@@ -173,6 +175,10 @@ class Media:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open; what a thread still reads is closed by that thread."""
         self._files.close()
 
     @property
@@ -215,7 +221,7 @@ class Media:
         elif fault and fault.is_foreign:
             self._refuse(path, position, fault)
         else:
-            volume.copies.append(Copy(path, size))
+            volume.copies.append(Copy(path, size, volume.size))
             volume.has_header |= fault is None
             volume.fault = volume.fault or fault
 
@@ -357,7 +363,7 @@ class Media:
             return None
         if size < copy.size:
             return Fault(Kind.UNREADABLE, "is gone: the file became shorter while it was read")
-        return Fault(Kind.DAMAGED, f"is not there: the file has {size} bytes; it was cut short")
+        return Fault(Kind.DAMAGED, f"is not there: the file {_wrong_size(size, copy.expected)}")
 
     def _count(self, length: int) -> None:
         with self._lock:
