@@ -23,13 +23,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-import airpack
-from airpack.errors import InputError
-from airpack.formats.packspec import parse_size
 from scripts.benching import memory, parity, scale, sizes, speed
 from scripts.benching.machine import check_room, check_tools, describe_machine, runtime_tree
 from scripts.benching.measure import stop
 from scripts.benching.report import machine_lines, split_page, write_page
+
+import airpack
+from airpack.errors import InputError
+from airpack.formats.packspec import parse_size
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = REPOSITORY / "docs/performance.md"

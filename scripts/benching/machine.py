@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import zstandard
-
 from scripts.benching.measure import stop
 from scripts.benching.report import mib
 

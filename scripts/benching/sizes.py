@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from scripts.benching import data, desk, peers
 from scripts.benching.measure import apart, bytes_in, say
-from scripts.benching.report import GOALS, goal, mib, table
+from scripts.benching.report import goal, mib, table
 
 SHARES: Final = {"BF16": 0.670, "F16": 0.855, "F32": 0.840, "I8": 0.920}
 DELTAS: Final = {
@@ -102,7 +102,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     rows = [("shipped, share of the new model", *found["deltas"])]
     rows += [(way, *(_share(each.get(way)) for each in found["deltas"].values())) for way in ways]
     real = found["real"]
-    said = f"not measured: {real['why']}" if real["share"] is None else f"{real['share']:.3f} of {mib(real['bytes_raw'])}"
+    said = (
+        f"not measured: {real['why']}" if real["share"] is None else f"{real['share']:.3f} of {mib(real['bytes_raw'])}"
+    )
     notes = [f"- {name}: {note}" for name, note in peers.LACKS.items() if name in ways]
     missing = [f"- not compared: {name} ({why})" for name, why in peers.missing().items()]
     return [
