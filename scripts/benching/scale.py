@@ -1,4 +1,4 @@
-"""A model of 1 TB: its documents are real, its bytes simulated. What must not grow with a model: head, memory, patience.
+"""A model of 1 TB: its documents are real, its bytes simulated. What must not grow with it: head, memory, patience.
 
 Every volume's real chunk table is made, hashed, and later read again; every file is listed, signed and admitted as any
 other. Only digests of chunks are numbers instead of hashes, for there is nothing to hash.
