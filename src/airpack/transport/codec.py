@@ -121,7 +121,7 @@ def estimate(raw: Buffer) -> int:
     for start in range(0, len(raw), 1 << 20):
         sample = view[start : start + _SAMPLE]
         left, seen = left + len(_compress(sample, _Effort.QUICK)), seen + len(sample)
-    return left * len(raw) // seen
+    return left * len(raw) // max(seen, 1)
 
 
 def decode(codec: Codec, stored: Buffer, size: int, base: Buffer | None = None) -> Buffer:
@@ -137,7 +137,10 @@ def decode(codec: Codec, stored: Buffer, size: int, base: Buffer | None = None) 
 
     Raises:
         IntegrityError: `stored` is not one frame of exactly `size` bytes with a bounded window.
+        ValueError: No base, or one of another length, where the codec is a difference to it.
     """
+    if codec.has_base and base is None:
+        raise ValueError(f"a frame of {codec!r} needs its base")
     if codec is Codec.RAW:
         _check_size(stored, size)
         return stored
