@@ -12,6 +12,7 @@ from airpack.errors import AirpackError, IntegrityError, PartialError, StorageEr
 from airpack.formats.package import PackageManifest
 from airpack.formats.volume import ENTRY, HEADER, Codec, Entry
 from airpack.transport import codec
+from airpack.transport.planes import Buffer
 from airpack.transport.reader import NullSink, check_volumes, unpack
 from airpack.types import Digest
 
@@ -105,7 +106,7 @@ def test_a_frame_that_nobody_wants_is_hashed_but_not_decoded(
     decoded: list[int] = []
     plain = codec.decode
 
-    def watched(name: Codec, data: bytes, size: int) -> bytes | bytearray:
+    def watched(name: Codec, data: bytes, size: int) -> Buffer:
         decoded.append(size)
         return plain(name, data, size)
 
