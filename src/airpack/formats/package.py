@@ -192,11 +192,7 @@ class PackageManifest:
             payload: Digest of the manifest's signed bytes.
             position: Place among all parity volumes.
         """
-        groups = [group for group in self.parity for _ in group.volumes]
-        group = groups[position]
-        return volume.Header(
-            payload, position + 1, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC
-        )
+        return parity_header_of(self.parity, payload, position)
 
     def emit(self) -> bytes:
         """Return the canonical bytes, to be signed as `PAYLOAD_TYPE`."""
@@ -259,6 +255,15 @@ def header_of(volumes: tuple[VolumeInfo, ...], payload: Digest, position: int) -
     """Return the header of the volume at `position` (from 0) of a package whose manifest payload is `payload`."""
     info = volumes[position]
     return volume.Header(payload, position + 1, len(volumes), info.entries, info.slots, info.data)
+
+
+def parity_header_of(parity: tuple[ParityGroup, ...], payload: Digest, position: int) -> volume.Header:
+    """Return the header of the parity volume at `position` (from 0, over all groups), as `header_of` does of others."""
+    groups = [group for group in parity for _ in group.volumes]
+    group = groups[position]
+    return volume.Header(
+        payload, position + 1, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC
+    )
 
 
 def is_newer(needs: str, have: str) -> bool:
