@@ -166,7 +166,7 @@ class ParityWriter:
                 hint="use a larger --volume-size",
             )
         groups = []
-        self._reporter.start("parity", sum(info.size for _, info in volumes))
+        self._reporter.start("parity", sum(info.size - HEADER for _, info in volumes))
         try:
             first = 0
             for size in sizes:

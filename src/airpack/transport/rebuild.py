@@ -21,14 +21,14 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice, pairwise, product
 from typing import Final, TypeAlias
 
 from airpack.formats.package import PackageManifest, ParityGroup
 from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, Chunk, read_places
 from airpack.transport.parity import Code, slice_size
-from airpack.transport.volumes import Listed, Media
+from airpack.transport.volumes import Copy, Listed, Media
 from airpack.types import Digest
 
 _TRIES: Final = 2048  # combinations for one unit
@@ -161,7 +161,7 @@ class _Group:
         self._slice = slice_size(group.count)
         self._windows: dict[int, _Window] = {}
         self._blind: set[int] = set()  # volumes whose digests cannot be had
-        self._state: OrderedDict[tuple[int, _Unit], bool] = OrderedDict()
+        self._state: OrderedDict[tuple[int, _Unit], Copy | None] = OrderedDict()  # the copy that has it as signed
         self._patience = _PATIENCE
 
     def rebuild(self, number: int, unit: _Unit) -> bytes | None:
@@ -169,7 +169,7 @@ class _Group:
         data = self._decode(number, unit.start, unit.stop, self._likely(number, unit))
         if data is not None and hashlib.sha256(data).digest() == unit.digest:
             return bytes(data)
-        if data is None and not self._files[number].is_there:
+        if not self._files[number].is_there and len(self._usable(unit.start, frozenset({number}))) < self._code.data:
             return None
         return self._search(number, unit)
 
@@ -187,25 +187,46 @@ class _Group:
         return HEADER if self._is_data(number) else HEADER + self._group.rows * ROW_DIGEST
 
     def _read(self, number: int, start: int, stop: int) -> bytes | None:
-        """Return bytes of a volume as its first copy that can be read has them; zeros beyond its end."""
-        own = max(min(stop, self._length(number)) - start, 0)
-        if not own:
-            return bytes(stop - start)
-        data = next(self._media.readings(self._files[number], self._offset(number) + start, own), None)
-        return data if data is None or own == stop - start else data.ljust(stop - start, b"\x00")
+        """Return bytes of a volume as they can be read; zeros beyond its end."""
+        end = max(min(stop, self._length(number)), start)
+        parts = [self._read_copy(number, copy, *span) for copy, *span in self._sources(number, start, end)]
+        data = b"".join(part for part in parts if part is not None)
+        return data.ljust(stop - start, b"\x00") if None not in parts else None
 
-    def _has(self, number: int, start: int) -> bool:
-        """Return whether a volume can have bytes from `start` on: it is there, or ends before and has zeros."""
-        return self._files[number].is_there or start >= self._length(number)
+    def _sources(self, number: int, start: int, stop: int) -> Iterator[tuple[Copy | None, int, int]]:
+        """Yield which copy of a volume to read where: one that is known to be good there, else the first."""
+        if len(self._files[number].copies) > 1:
+            known = [(unit, copy) for (other, unit), copy in self._state.items() if other == number and copy]
+            for unit, copy in sorted(known, key=lambda item: item[0].start):
+                if unit.touches(start, stop):
+                    if unit.start > start:
+                        yield None, start, unit.start
+                    yield copy, max(unit.start, start), min(unit.stop, stop)
+                    start = min(unit.stop, stop)
+        if start < stop:
+            yield None, start, stop
+
+    def _read_copy(self, number: int, copy: Copy | None, start: int, stop: int) -> bytes | None:
+        """Return bytes from one copy of a volume, or from the first that can be read there."""
+        file = self._files[number]
+        one = file if copy is None else replace(file, copies=[copy])
+        return next(self._media.readings(one, self._offset(number) + start, stop - start), None)
+
+    def _usable(self, start: int, erased: frozenset[int]) -> list[int]:
+        """Return the volumes that can have bytes from `start` on: they are there, or end before and have zeros."""
+        return [
+            number
+            for number, file in enumerate(self._files)
+            if number not in erased and (file.is_there or start >= self._length(number))
+        ]
 
     def _decode(self, number: int, start: int, stop: int, erased: frozenset[int]) -> bytearray | None:
         """Return bytes of a volume as the others, but those in `erased`, say that they are; nothing is verified."""
-        usable = [other for other in range(len(self._files)) if other not in erased and self._has(other, start)]
+        usable = self._usable(start, erased)
         if len(usable) < self._code.data:
             return None
         data = bytearray()
-        for at in range(start, stop, self._slice):
-            end = min(at + self._slice, stop)
+        for at, end in _cuts(start, stop, self._slice):
             shares: dict[int, bytes | bytearray] = {}
             for other in usable:  # data volumes first: what is there as it is needs not be computed
                 share = self._read(other, at, end)
@@ -220,8 +241,8 @@ class _Group:
 
     def _is_codeword(self, start: int, stop: int) -> bool:
         """Return whether all volumes agree as they are read: then the law says that none of them is damaged here."""
-        for at in range(start, stop, self._slice):
-            shares = [self._read(number, at, min(at + self._slice, stop)) for number in range(len(self._files))]
+        for at, end in _cuts(start, stop, self._slice):
+            shares = [self._read(number, at, end) for number in range(len(self._files))]
             data = [share for share in shares[: self._code.data] if share is not None]
             if len(data) < self._code.data or self._code.encode(data) != shares[self._code.data :]:
                 return False
@@ -276,19 +297,22 @@ class _Group:
         """Return whether some copy of a volume has the digest of a unit; read once, as long as it is remembered."""
         key = (number, unit)
         if key not in self._state:
-            offset = self._offset(number) + unit.start
-            readings = self._media.readings(self._files[number], offset, unit.stop - unit.start)
-            self._state[key] = any(hashlib.sha256(data).digest() == unit.digest for data in readings)
+            self._state[key] = next(
+                filter(lambda copy: self._has(number, copy, unit), self._files[number].copies), None
+            )
             if len(self._state) > _REMEMBERED:
                 self._state.popitem(last=False)
-        return self._state[key]
+        return self._state[key] is not None
+
+    def _has(self, number: int, copy: Copy, unit: _Unit) -> bool:
+        data = self._read_copy(number, copy, unit.start, unit.stop)
+        return data is not None and hashlib.sha256(data).digest() == unit.digest
 
     # -- trying -------------------------------------------------------------------------------------------------------
 
     def _search(self, number: int, unit: _Unit) -> bytes | None:
         """Return the bytes of a unit from whichever choice of damaged volumes, row by row, gives its digest."""
-        bounds = [unit.start, *range((unit.start // ROW + 1) * ROW, unit.stop, ROW), unit.stop]
-        spans = list(pairwise(bounds))
+        spans = list(_cuts(unit.start, unit.stop, ROW))
         options = [self._options(number, start, stop) for start, stop in spans]
         tried = _Tried(self, number, spans)
         for choice in islice(_choices(options), max(min(_TRIES, self._patience), 1)):
@@ -360,6 +384,11 @@ class _Tried:
             self._held += stop - start
             self._known[key] = self._group.bytes_of(self._number, start, stop, erased)
         return self._known[key]
+
+
+def _cuts(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the pieces of a range, cut at the multiples of `size`."""
+    return pairwise((start, *range((start // size + 1) * size, stop, size), stop))
 
 
 def _choices(options: Sequence[Sequence[_Erased]]) -> Iterator[tuple[_Erased, ...]]:
