@@ -25,11 +25,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations, islice, pairwise, product
 from typing import Final, TypeAlias
 
-from airpack.formats.package import PackageManifest, ParityGroup
+from airpack.formats.package import ParityGroup
 from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, Chunk, read_places
 from airpack.transport.parity import Code, slice_size
 from airpack.transport.volumes import Copy, Listed, Media
-from airpack.types import Digest
 
 _TRIES: Final = 2048  # combinations for one unit
 _PATIENCE: Final = 1 << 15  # combinations in vain for all units together
@@ -42,30 +41,15 @@ _Erased: TypeAlias = frozenset[int] | None
 """Which volumes of a group are taken for damaged in a row; None for none, the unit's own bytes being good as read."""
 
 
-def parity_files(manifest: PackageManifest, payload: Digest) -> tuple[Listed, ...]:
-    """Return the parity volumes of a package, to be looked for among its volumes.
-
-    Args:
-        manifest: The signed package manifest.
-        payload: Digest of the manifest's signed bytes.
-    """
-    infos = [info for group in manifest.parity for info in group.volumes]
-    return tuple(
-        Listed(info.name, info.size, manifest.parity_header(payload, position).emit())
-        for position, info in enumerate(infos)
-    )
-
-
 class Parity:
     """A `Rescue`: what the volumes of a package can say of one another.
 
     Args:
-        media: The volumes; parity volumes are among its further files.
-        files: The parity volumes, from `parity_files`.
+        media: The volumes that are at hand, those of parity among them.
     """
 
-    def __init__(self, media: Media, files: Sequence[Listed]) -> None:
-        self._media, self._files = media, files
+    def __init__(self, media: Media) -> None:
+        self._media = media
         self._lock = threading.Lock()
         self._group: _Group | None = None
 
@@ -105,7 +89,7 @@ class Parity:
         groups = self._media.manifest.parity
         if self._group is None or self._group.first != groups[number].first:
             before = sum(len(group.volumes) for group in groups[:number])
-            files = self._files[before : before + len(groups[number].volumes)]
+            files = self._media.parity[before : before + len(groups[number].volumes)]
             self._group = _Group(self._media, groups[number], files)
         return self._group
 

@@ -65,13 +65,15 @@ class Copy:
 
     Attributes:
         path: Where it lies.
-        size: Its length in bytes; less than the volume's where it was cut short.
+        size: Its length in bytes.
+        expected: The volume's length in bytes; more than the file's where that was cut short.
         repeats: Second and third tries that it may still be asked for.
         gone: Whether its medium was taken away.
     """
 
     path: Path
     size: int
+    expected: int
     repeats: int = _REPEATS
     gone: bool = False
 
@@ -135,33 +137,35 @@ class Media:
         manifest: The signed package manifest.
         payload: Digest of the manifest's signed bytes.
         folders: Where volumes are looked for; a later folder's file is used where an earlier one's fails.
-        others: Further files to look for by name and header, such as parity volumes; they are not among `volumes`.
 
     Attributes:
         manifest: The signed package manifest.
         folders: Where volumes are looked for.
         volumes: The manifest's volumes, in its order.
+        parity: Its parity volumes, over all groups, in its order.
         refused: Files that lie under a volume's name and cannot serve: the first one of each volume, by its position.
         rescues: Further sources of bytes, asked in order where no copy gives what was signed.
         damage: What no source had as it was signed.
         recovered: Bytes that came from another try, another copy or a rescue.
     """
 
-    def __init__(
-        self, manifest: PackageManifest, payload: Digest, folders: Iterable[Path], *, others: Sequence[Listed] = ()
-    ) -> None:
+    def __init__(self, manifest: PackageManifest, payload: Digest, folders: Iterable[Path]) -> None:
         self.manifest = manifest
         self.folders = tuple(dict.fromkeys(folder.absolute() for folder in folders))
         self.volumes = tuple(
             Listed(info.name, info.size, manifest.header(payload, position).emit())
             for position, info in enumerate(manifest.volumes)
         )
+        parity = (info for group in manifest.parity for info in group.volumes)
+        self.parity = tuple(
+            Listed(info.name, info.size, manifest.parity_header(payload, position).emit())
+            for position, info in enumerate(parity)
+        )
         self.refused: dict[int, Finding] = {}
         self.rescues: list[Rescue] = []
         self.damage = Damage()
         self.recovered = 0
         self._payload = payload
-        self._others = tuple(others)
         self._files = OpenFiles()
         self._lock = threading.Lock()
 
@@ -171,6 +175,10 @@ class Media:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open; what a thread still reads is closed by that thread."""
         self._files.close()
 
     @property
@@ -188,12 +196,12 @@ class Media:
         interruptible(self._survey)
 
     def _survey(self) -> None:
-        by_header = {volume.header: volume for volume in (*self.volumes, *self._others)}
+        by_header = {volume.header: volume for volume in (*self.volumes, *self.parity)}
         for folder in self.folders:
             for position, volume in enumerate(self.volumes):
                 self._look(folder / volume.name, position, volume, by_header)
-            for other in self._others:
-                self._look(folder / other.name, None, other, by_header)
+            for volume in self.parity:
+                self._look(folder / volume.name, None, volume, by_header)
 
     def _look(self, path: Path, position: int | None, named: Listed, by_header: dict[bytes, Listed]) -> None:
         """Take the file at `path`, if there is one, for the volume that it is."""
@@ -213,7 +221,7 @@ class Media:
         elif fault and fault.is_foreign:
             self._refuse(path, position, fault)
         else:
-            volume.copies.append(Copy(path, size))
+            volume.copies.append(Copy(path, size, volume.size))
             volume.has_header |= fault is None
             volume.fault = volume.fault or fault
 
@@ -256,7 +264,7 @@ class Media:
             was_read: Whether `read` has asked the first copy already, and that gave something else.
 
         Returns:
-            None where no source has them; that is damage, except where no file serves as the volume.
+            None where no source has them; that is damage.
         """
         place = _Place(position, chunk.number, chunk.offset, chunk.stored, chunk.digest)
         return self._find(place, lambda rescue: rescue.chunk(position, chunk), was_read=was_read)
@@ -322,6 +330,8 @@ class Media:
             if data is not None and hashlib.sha256(data).digest() == place.digest:
                 self._count(place.length)
                 return data
+        if blamed is None and place.number:  # a rescue had the table, and not this
+            blamed = self.folders[0] / self.volumes[place.position].name, Fault(Kind.GONE, "is not at hand")
         if blamed:
             self._lose(place, *blamed)
         return None
@@ -353,7 +363,7 @@ class Media:
             return None
         if size < copy.size:
             return Fault(Kind.UNREADABLE, "is gone: the file became shorter while it was read")
-        return Fault(Kind.DAMAGED, f"is not there: the file has {size} bytes; it was cut short")
+        return Fault(Kind.DAMAGED, f"is not there: the file {_wrong_size(size, copy.expected)}")
 
     def _count(self, length: int) -> None:
         with self._lock:

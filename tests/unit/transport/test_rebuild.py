@@ -21,7 +21,7 @@ from airpack.formats.volume import ENTRY, HEADER, ROW_DIGEST, Chunk, Codec, Entr
 from airpack.transport import parity, rebuild
 from airpack.transport.files import read_into
 from airpack.transport.parity import Code
-from airpack.transport.rebuild import Parity, parity_files
+from airpack.transport.rebuild import Parity
 from airpack.transport.volumes import Media
 from airpack.types import Digest
 
@@ -125,9 +125,8 @@ class Reader:
             if name in made.files:
                 path.write_bytes(made.files[name])
         self.original = original
-        files = parity_files(made.manifest, made.payload)
-        self.media = Media(made.manifest, made.payload, [folder, *more], others=files)
-        self.parity = Parity(self.media, files)
+        self.media = Media(made.manifest, made.payload, [folder, *more])
+        self.parity = Parity(self.media)
         self.media.rescues.append(self.parity)
         self.media.survey()
         self.lost: set[tuple[int, int]] = set()  # (position, number of the chunk; 0 for the table)

@@ -4,14 +4,15 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airpack.errors import IntegrityError, StorageError
-from airpack.formats.package import PackageManifest
-from airpack.formats.volume import HEADER, RAW, Chunk, Entry, parse_table
+from airpack.formats.package import PackageManifest, ParityGroup, ParityInfo, parity_size
+from airpack.formats.volume import HEADER, Chunk, Codec, Entry, parse_table
 from airpack.transport.damage import SPOKEN, Damage, Finding, Kind
 from airpack.transport.files import OpenFiles
 from airpack.transport.volumes import Media
@@ -24,7 +25,7 @@ BLOCKS = (b"aaaa", b"bbbb", b"cccc", b"dddd")
 @pytest.fixture
 def package(forge: Callable[..., Package], chunk: Callable[..., tuple[Entry, bytes]]) -> Package:
     """Two volumes of two chunks of four bytes each."""
-    chunks = [chunk(block, 4 * number, 4, RAW) for number, block in enumerate(BLOCKS)]
+    chunks = [chunk(block, 4 * number, 4, Codec.RAW) for number, block in enumerate(BLOCKS)]
     return forge([b"".join(BLOCKS)], [chunks[:2], chunks[2:]])
 
 
@@ -39,7 +40,7 @@ def chunks_of(media: Media, position: int) -> list[Chunk]:
     info = media.manifest.volumes[position]
     table = media.table(position)
     assert table is not None
-    frames = parse_table(table, entries=info.entries, start=8 * position, stored=info.data, what="it").frames()
+    frames = parse_table(table, entries=info.entries, stored=info.data, what="it").frames()
     return [chunk for frame in frames for chunk in frame.chunks]
 
 
@@ -130,6 +131,21 @@ def test_what_a_file_is_its_header_says_and_not_its_name(package: Package) -> No
     assert [media.chunk(0, chunk) for chunk in chunks_of(media, 0)] == list(BLOCKS[:2])
     media.check_header(0)
     assert not media.damage
+
+
+def test_parity_volumes_are_looked_for_beside_the_others(package: Package, tmp_path: Path) -> None:
+    manifest, payload, folder = package
+    rows = ParityInfo("forged.p01.airvol", parity_size(264), Digest.of(b"rows"))
+    manifest = replace(manifest, parity=(ParityGroup(0, 2, 264, (rows, replace(rows, name="forged.p02.airvol"))),))
+    body = bytes(rows.size - HEADER)
+    (folder / "forged.p02.airvol").write_bytes(manifest.parity_header(payload, 0).emit() + body)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "forged.p02.airvol").write_bytes(bytes(rows.size))
+    media = Media(manifest, payload, [folder, tmp_path / "two"])
+    media.survey()
+    assert [[copy.path.parent for copy in volume.copies] for volume in media.parity] == [[folder], [tmp_path / "two"]]
+    assert (media.missing, media.refused) == ([], {})
+    assert list(media.readings(media.parity[0], HEADER, 4)) == [bytes(4)]
 
 
 def test_a_file_whose_header_is_damaged_serves_under_its_name_and_the_header_is_damage(package: Package) -> None:
@@ -269,7 +285,7 @@ def test_a_rescue_may_stand_in_for_a_volume_that_is_not_there(package: Package) 
     third, fourth = chunks_of(media, 1)
     assert (media.chunk(1, third), media.chunk(1, fourth)) == (None, b"dddd")
     assert media.missing == [1]
-    assert not media.damage, "what is missing is no damage"
+    assert (media.damage.ranges, media.damage.kinds) == ({1: [(384, 4)]}, {Kind.GONE})
 
 
 def test_what_a_rescue_needs_of_the_copies_leaves_no_finding(package: Package) -> None:
