@@ -30,6 +30,8 @@ from airpack.transport.delivery import Delivery, NullSink, Sink
 from airpack.transport.outcome import Outcome, refuse_missing
 from airpack.transport.pipeline import ordered
 from airpack.transport.progress import Progress
+from airpack.transport.rebuild import Parity
+from airpack.transport.repairs import Repairs
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent
 
@@ -50,8 +52,11 @@ def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Pat
         folders: Where volumes are looked for.
     """
     media = Media(manifest, payload, folders)
+    repairs = Repairs(media, payload)
+    media.rescues += [repairs, Parity(media)]
     try:
         media.survey()
+        repairs.survey()
     except BaseException:
         media.close()
         raise

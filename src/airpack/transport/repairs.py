@@ -4,16 +4,14 @@ They are the only files that are opened although the head does not list them, an
 a name of theirs. One that is not of this package, or does not hold together, is left alone, and it is said why.
 """
 
-import hashlib
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from airpack.errors import AirpackError, IntegrityError
-from airpack.formats.package import PackageManifest
 from airpack.formats.repair_volume import (
     RepairContents,
     bitmap_size,
@@ -23,134 +21,123 @@ from airpack.formats.repair_volume import (
     repair_size,
 )
 from airpack.formats.volume import ENTRY, HEADER, Chunk, Header
-from airpack.fsops import interruptible
-from airpack.transport.files import OpenFiles, read_into
+from airpack.fsops import close_read, interruptible, open_regular
+from airpack.transport.files import read_into
+from airpack.transport.volumes import Copy, Listed, Media
 from airpack.types import Digest
 
 _MOST: Final = 10_000  # repair volumes in one folder
 
 
 @dataclass(slots=True)
-class _File:
+class _RepairVolume:
     """One repair volume; what it brings is read when it is first asked for.
 
     Attributes:
-        path: Where it lies.
+        file: The file, as media read it.
         header: Its header, which fits the manifest.
         contents: What it brings, None while that is not known.
     """
 
-    path: Path
+    file: Listed
     header: Header
     contents: RepairContents | None = None
 
 
 class Repairs:
-    """A `Rescue`: the repair volumes of a package.
+    """A `Rescue`: the repair volumes of a package that lie in the folders of its media.
 
     Args:
-        manifest: The signed package manifest.
+        media: The media.
         payload: Digest of the manifest's signed bytes.
-        folders: Where repair volumes are looked for.
 
     Attributes:
         refused: Why files with such a name are not used, in words.
     """
 
-    def __init__(self, manifest: PackageManifest, payload: Digest, folders: Iterable[Path]) -> None:
+    def __init__(self, media: Media, payload: Digest) -> None:
         self.refused: list[str] = []
-        self._manifest, self._payload, self._folders = manifest, payload, tuple(folders)
-        self._by_position: dict[int, list[_File]] = {}
-        self._files = OpenFiles()
+        self._media, self._payload = media, payload
+        self._by_position: dict[int, list[_RepairVolume]] = {}
         self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """Close what is open."""
-        self._files.close()
 
     def survey(self) -> None:
         """Look for repair volumes in the folders, and at their headers; nothing is raised for what cannot serve."""
         interruptible(self._survey)
 
     def _survey(self) -> None:
-        for folder in self._folders:
+        for folder in self._media.folders:
             try:
                 names = sorted(name for name in os.listdir(folder) if is_repair_name(name))  # noqa: PTH208, names only
             except OSError:
                 continue  # whoever looks for volumes there says so
             for name in names[:_MOST]:
-                self._look(folder / name)
+                try:
+                    self._look(folder / name)
+                except (AirpackError, OSError) as error:
+                    reason = error.message if isinstance(error, AirpackError) else f"cannot be read: {error.strerror}"
+                    self._refuse(folder / name, reason)
 
     def _look(self, path: Path) -> None:
+        """Take a repair volume whose header and size are right."""
+        descriptor = open_regular(path)
         try:
-            header = parse_repair_header(
-                self._read(path, 0, HEADER), self._manifest, self._payload, what=f"repair volume {path}"
-            )
-            with self._files.use(path) as descriptor:
-                size = os.fstat(descriptor).st_size
-            if size != repair_size(header):
-                raise IntegrityError(f"repair volume {path} has {size} bytes, expected {repair_size(header)}")
-        except (AirpackError, OSError) as error:
-            self._refuse(path, error)
-        else:
-            self._by_position.setdefault(header.index - 1, []).append(_File(path, header))
+            size, data = os.fstat(descriptor).st_size, bytearray(HEADER)
+            read_into(descriptor, memoryview(data), 0)
+        finally:
+            close_read(descriptor)
+        header = parse_repair_header(bytes(data), self._media.manifest, self._payload, what="it")
+        if size != repair_size(header):
+            raise IntegrityError(f"it has {size} bytes, expected {repair_size(header)}")
+        file = Listed(path.name, size, bytes(data), copies=[Copy(path, size, size)])
+        self._by_position.setdefault(header.index - 1, []).append(_RepairVolume(file, header))
 
-    def _refuse(self, path: Path, error: AirpackError | OSError) -> None:
-        reason = error.message if isinstance(error, AirpackError) else f"{path} cannot be read: {error.strerror}"
-        self.refused.append(reason)
-
-    def _read(self, path: Path, offset: int, length: int) -> bytes:
-        data = bytearray(length)
-        with self._files.use(path) as descriptor:
-            if read_into(descriptor, memoryview(data), offset) < length:
-                raise IntegrityError(f"repair volume {path} ends before byte {offset + length}")
-        return bytes(data)
+    def _refuse(self, path: Path, reason: str) -> None:
+        self.refused.append(f"repair volume {path} is not used: {reason}")
 
     def header(self, position: int) -> bool:
-        """Return whether there is a repair volume of the volume at `position`: it has the same header again."""
+        """Return whether there is a repair volume of the volume at `position`: it says all that the header says."""
         return bool(self._by_position.get(position))
 
     def table(self, position: int) -> bytes | None:
         """Return all slots of the table of the volume at `position`, None where no repair volume has them."""
-        for file in self._usable(position):
-            data = self._try(file, HEADER, file.header.slots * ENTRY)
-            if data is not None and Digest.of(data) == self._manifest.volumes[position].table:
-                return data
-        return None
+        found = (self._read_table(volume, position) for volume in self._usable(position))
+        return next((table for table in found if table is not None), None)
 
     def chunk(self, position: int, chunk: Chunk) -> bytes | None:
-        """Return the stored bytes of `chunk` of the volume at `position`, None where no repair volume has them."""
-        for file in self._usable(position):
-            offset = file.contents.find(chunk.number) if file.contents is not None else None
-            if offset is None:
-                continue
-            data = self._try(file, offset, chunk.stored)
-            if data is not None and hashlib.sha256(data).digest() == chunk.digest:
+        """Return the bytes that repair volumes bring as `chunk` of the volume at `position`, None where none does."""
+        for volume in self._usable(position):
+            assert volume.contents is not None, "what is not known is not usable"
+            offset = volume.contents.find(chunk.number)
+            data = self._read(volume, offset, chunk.stored) if offset is not None else None
+            if data is not None and Digest.of(data).raw == chunk.digest:
                 return data
         return None
 
-    def _usable(self, position: int) -> Sequence[_File]:
+    def _usable(self, position: int) -> Sequence[_RepairVolume]:
         """Return the repair volumes of a volume whose contents fit the signed table."""
         with self._lock:
             found = self._by_position.get(position, [])
-            for file in [file for file in found if file.contents is None]:
+            for volume in [volume for volume in found if volume.contents is None]:
                 try:
-                    file.contents = self._contents(file, position)
-                except (AirpackError, OSError) as error:
-                    self._refuse(file.path, error)
-                    found.remove(file)
+                    volume.contents = self._contents(volume, position)
+                except IntegrityError as error:
+                    self._refuse(volume.file.copies[0].path, error.message)
+                    found.remove(volume)
             return tuple(found)
 
-    def _contents(self, file: _File, position: int) -> RepairContents:
-        what, header = f"repair volume {file.path}", file.header
-        table = self._read(file.path, HEADER, header.slots * ENTRY)
-        if Digest.of(table) != self._manifest.volumes[position].table:
-            raise IntegrityError(f"{what} has another chunk table than the manifest signs for volume {header.index}")
-        bitmap = self._read(file.path, HEADER + len(table), bitmap_size(header.entries))
-        return parse_contents(table, bitmap, header, what=what)
+    def _contents(self, volume: _RepairVolume, position: int) -> RepairContents:
+        table = self._read_table(volume, position)
+        if table is None:
+            raise IntegrityError("its chunk table is not the one that the manifest signs")
+        bitmap = self._read(volume, HEADER + len(table), bitmap_size(volume.header.entries))
+        if bitmap is None:
+            raise IntegrityError("it does not tell what it brings: that place cannot be read")
+        return parse_contents(table, bitmap, volume.header, what="it")
 
-    def _try(self, file: _File, offset: int, length: int) -> bytes | None:
-        try:
-            return self._read(file.path, offset, length)
-        except (AirpackError, OSError):
-            return None
+    def _read_table(self, volume: _RepairVolume, position: int) -> bytes | None:
+        table = self._read(volume, HEADER, volume.header.slots * ENTRY)
+        return table if table is not None and Digest.of(table) == self._media.manifest.volumes[position].table else None
+
+    def _read(self, volume: _RepairVolume, offset: int, length: int) -> bytes | None:
+        return next(self._media.readings(volume.file, offset, length), None)
