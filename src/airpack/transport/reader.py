@@ -85,9 +85,7 @@ def unpack_all(
         Exception: Whatever `sink` raises.
     """
     with open_media(manifest, payload, folders) as media:
-        if not media.rescues:
-            missing = [number for number in media.missing if number not in media.refused]
-            refuse_missing(media, [media.volumes[number].name for number in missing])
+        refuse_missing(media, [media.volumes[number].name for number in media.hopeless])
         outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
         outcome.refuse(media)
         return outcome

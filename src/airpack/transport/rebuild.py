@@ -53,6 +53,12 @@ class Parity:
         self._lock = threading.Lock()
         self._group: _Group | None = None
 
+    def covers(self, position: int) -> bool:
+        """Return whether so many volumes of the group of the one at `position` are there that it can be rebuilt."""
+        with self._lock:
+            group = self._open(position)
+            return group is not None and group.is_enough
+
     def header(self, position: int) -> bool:
         """Return whether the volume at `position` is in a group: all that its header says, the manifest says too."""
         return self._find(position) is not None
@@ -147,6 +153,11 @@ class _Group:
         self._blind: set[int] = set()  # volumes whose digests cannot be had
         self._state: OrderedDict[tuple[int, _Unit], Copy | None] = OrderedDict()  # the copy that has it as signed
         self._patience = _PATIENCE
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether as many volumes are there as data volumes are in the group."""
+        return sum(file.is_there for file in self._files) >= self._code.data
 
     def rebuild(self, number: int, unit: _Unit) -> bytes | None:
         """Return the bytes of a unit of data volume `number`, which have its digest; None where that cannot be."""

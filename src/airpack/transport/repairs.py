@@ -95,9 +95,13 @@ class Repairs:
     def _refuse(self, path: Path, reason: str) -> None:
         self.refused.append(f"repair volume {path} is not used: {reason}")
 
+    def covers(self, position: int) -> bool:
+        """Return whether there is a repair volume of the volume at `position`."""
+        return bool(self._by_position.get(position))
+
     def header(self, position: int) -> bool:
         """Return whether there is a repair volume of the volume at `position`: it says all that the header says."""
-        return bool(self._by_position.get(position))
+        return self.covers(position)
 
     def table(self, position: int) -> bytes | None:
         """Return all slots of the table of the volume at `position`, None where no repair volume has them."""

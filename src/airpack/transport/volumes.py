@@ -49,6 +49,9 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCON
 class Rescue(Protocol):
     """Another source of the bytes of volumes. What it gives is hashed before it is used."""
 
+    def covers(self, position: int) -> bool:
+        """Return whether this source may have bytes of the volume at `position` although no file serves as it."""
+
     def header(self, position: int) -> bool:
         """Return whether this source makes up for a damaged header of the volume at `position`."""
 
@@ -185,6 +188,15 @@ class Media:
     def missing(self) -> list[int]:
         """Positions of the volumes that no file serves as."""
         return [position for position, volume in enumerate(self.volumes) if not volume.is_there]
+
+    @property
+    def hopeless(self) -> list[int]:
+        """Positions of the volumes of which there is nothing at all: no file, good or bad, and no rescue."""
+        return [
+            position
+            for position in self.missing
+            if position not in self.refused and not any(rescue.covers(position) for rescue in self.rescues)
+        ]
 
     # -- which files there are ----------------------------------------------------------------------------------------
 
