@@ -313,6 +313,7 @@ class _Reading:
             damage=media.damage,
             dropped=tuple(file.digest for file in self._delivery.dropped),
             unproven=len(self._unproven),
+            mended={volumes[position].name: places for position, places in media.mended.ranges.items()},
         )
 
     def _wrong(self, position: int, what: str, *chunks: Chunk, hint: str = "") -> IntegrityError:
