@@ -28,7 +28,8 @@ from typing import Final, TypeAlias
 from airpack.formats.package import ParityGroup
 from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, Chunk, read_places
 from airpack.transport.parity import Code, slice_size
-from airpack.transport.volumes import Copy, Listed, Media
+from airpack.transport.spare import read_digests
+from airpack.transport.volumes import Copy, Media
 
 _TRIES: Final = 2048  # combinations for one unit
 _PATIENCE: Final = 1 << 15  # combinations in vain for all units together
@@ -94,9 +95,8 @@ class Parity:
             return None
         groups = self._media.manifest.parity
         if self._group is None or self._group.first != groups[number].first:
-            before = sum(len(group.volumes) for group in groups[:number])
-            files = self._media.parity[before : before + len(groups[number].volumes)]
-            self._group = _Group(self._media, groups[number], files)
+            spare = sum(len(group.volumes) for group in groups[:number])
+            self._group = _Group(self._media, groups[number], spare)
         return self._group
 
 
@@ -139,15 +139,18 @@ class _Group:
     Args:
         media: Reads them.
         group: What the manifest says.
-        files: The group's parity volumes.
+        spare: Number of its first parity volume, from 0 over all groups.
     """
 
-    def __init__(self, media: Media, group: ParityGroup, files: Sequence[Listed]) -> None:
+    def __init__(self, media: Media, group: ParityGroup, spare: int) -> None:
         self.first = group.first
-        self._media, self._group = media, group
+        self._media, self._group, self._spare = media, group, spare
         self._infos = media.manifest.volumes[group.first : group.first + group.count]
-        self._files = (*media.volumes[group.first : group.first + group.count], *files)
-        self._code = Code(group.count, len(files))
+        self._files = (
+            *media.volumes[group.first : group.first + group.count],
+            *media.parity[spare : spare + len(group.volumes)],
+        )
+        self._code = Code(group.count, len(group.volumes))
         self._slice = slice_size(group.count)
         self._windows: dict[int, _Window] = {}
         self._blind: set[int] = set()  # volumes whose digests cannot be had
@@ -271,22 +274,16 @@ class _Group:
     def _load(self, number: int, start: int) -> _Window | None:
         """Read the digests of a volume, and keep those of the row from `start` on and of some rows behind it."""
         if self._is_data(number):
-            info = self._infos[number]
-            table = self._digests(number, (HEADER,), info.slots * ENTRY, info.table.raw)
+            table = self._table(number)
             return None if table is None else _window(_chunks(table), start)
-        rows = self._group.rows
-        copies = (HEADER, HEADER + rows * ROW_DIGEST + self._group.length)
-        expected = self._group.volumes[number - self._group.count].table.raw
-        digests = self._digests(number, copies, rows * ROW_DIGEST, expected)
+        digests = read_digests(self._media, self._spare + number - self._group.count)
         return None if digests is None else _window(_rows(digests, self._group.length), start)
 
-    def _digests(self, number: int, offsets: tuple[int, ...], length: int, expected: bytes) -> bytes | None:
-        """Return the digests of a volume from the first place where they are as signed."""
-        for offset in offsets:
-            for data in self._media.readings(self._files[number], offset, length):
-                if hashlib.sha256(data).digest() == expected:
-                    return data
-        return None
+    def _table(self, number: int) -> bytes | None:
+        """Return the table of a data volume from the first copy that has it as signed."""
+        info = self._infos[number]
+        readings = self._media.readings(self._files[number], HEADER, info.slots * ENTRY)
+        return next((data for data in readings if hashlib.sha256(data).digest() == info.table.raw), None)
 
     def _is_good(self, number: int, unit: _Unit) -> bool:
         """Return whether some copy of a volume has the digest of a unit; read once, as long as it is remembered."""
