@@ -5,7 +5,7 @@ them; tables and chunks are never made anew.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +79,7 @@ class Copier:
         """
         header, table = repair_header(self._header(position), wanted.stored), self._table(position)
         bitmap = emit_bitmap(wanted.numbers, header.entries)
-        marked = set(wanted.numbers)
-        chunks = (chunk for chunk in _chunks(table) if chunk.number in marked)
+        chunks = _only(_chunks(table), wanted.numbers)
         self._write(path, position, [header.emit(), table.data, bitmap], chunks)
 
     def copy_volume(self, position: int, path: Path) -> None:
@@ -146,3 +145,13 @@ class Copier:
 def _chunks(table: Table) -> Iterator[Chunk]:
     """Yield the chunks of a volume of which something is stored."""
     return (chunk for frame in table.frames() for chunk in frame.chunks if chunk.stored)
+
+
+def _only(chunks: Iterator[Chunk], numbers: Iterable[int]) -> Iterator[Chunk]:
+    """Yield those of `chunks` that have one of `numbers`, both ascending."""
+    left = iter(numbers)
+    number = next(left, 0)
+    for chunk in chunks:
+        if chunk.number == number:
+            yield chunk
+            number = next(left, 0)

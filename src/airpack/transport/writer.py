@@ -425,17 +425,26 @@ def _check_sources(sources: Sequence[Source]) -> None:
             )
 
 
-def _refuse_existing(out: Path, name: str) -> None:
-    """Refuse a folder that has volumes of this package: they may be the only copy of what another head lists."""
-    pattern = re.compile(re.escape(name) + r"\.(?:[0-9]{4}|p[0-9]{2,4})\.airvol")
+def volumes_in(out: Path, package: str) -> list[Path]:
+    """Return what lies in the folder `out` under a name that a volume of `package` may have, sorted.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    pattern = re.compile(re.escape(package) + r"\.(?:[0-9]{4}|p[0-9]{2,4})\.airvol")
     try:
-        found = sorted(entry.name for entry in out.iterdir() if pattern.fullmatch(entry.name))
+        return sorted(path for path in out.iterdir() if pattern.fullmatch(path.name))
     except OSError as error:
         raise StorageError(f"cannot list {out}: {error.strerror}", path=str(out)) from error
+
+
+def _refuse_existing(out: Path, name: str) -> None:
+    """Refuse a folder that has volumes of this package: they may be the only copy of what another head lists."""
+    found = volumes_in(out, name)
     if found:
         raise InputError(
-            f"{out / found[0]} exists already; volumes are never replaced",
+            f"{found[0]} exists already; volumes are never replaced",
             hint="give another output folder, or remove the old package first",
-            path=str(out / found[0]),
-            volumes=found,
+            path=str(found[0]),
+            volumes=[path.name for path in found],
         )
