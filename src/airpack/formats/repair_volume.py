@@ -12,7 +12,7 @@ A repair volume is believed as little as a volume is. Rules held here:
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,7 +23,7 @@ from airpack.types import Digest
 
 SUFFIX: Final = ".airfix"
 
-_NAME: Final = re.compile(r"[a-z0-9._-]{1,100}\.airfix\Z")
+_NAME: Final = re.compile(r"([a-z0-9._-]{1,100})\.[0-9]{2,5}\.airfix\Z")
 _VOLUME_SUFFIX: Final = ".airvol"
 
 
@@ -32,9 +32,20 @@ def repair_name(volume: str, number: int) -> str:
     return f"{volume.removesuffix(_VOLUME_SUFFIX)}.{number:02d}{SUFFIX}"
 
 
-def is_repair_name(name: str) -> bool:
-    """Return whether a file of this name is looked at beside a head that does not list it."""
-    return _NAME.match(name) is not None
+def stems_of(manifest: PackageManifest) -> frozenset[str]:
+    """Return what the names of a package's repair volumes may begin with."""
+    return frozenset(info.name.removesuffix(_VOLUME_SUFFIX) for info in manifest.volumes)
+
+
+def is_repair_name(name: str, stems: Container[str]) -> bool:
+    """Return whether a file of this name is looked at beside a head that does not list it.
+
+    Args:
+        name: The file's name.
+        stems: What `stems_of` says of the package.
+    """
+    match = _NAME.match(name)
+    return match is not None and match[1] in stems
 
 
 def repair_header(header: Header, data: int) -> Header:

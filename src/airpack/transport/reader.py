@@ -35,7 +35,7 @@ from airpack.transport.repairs import Repairs
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent
 
-__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all"]
+__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all", "unpack_whole"]
 
 Bases = Callable[[int, int, int], bytes]
 """Returns bytes of a base file: its number in the manifest from 1, offset and length in bytes."""
@@ -53,10 +53,11 @@ def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Pat
     """
     media = Media(manifest, payload, folders)
     repairs = Repairs(media, payload)
-    media.rescues += [repairs, Parity(media)]
     try:
         media.survey()
         repairs.survey()
+        media.rescues += [repairs] if repairs.is_any else []
+        media.rescues += [Parity(media)] if any(file.is_there for file in media.parity) else []
     except BaseException:
         media.close()
         raise
@@ -85,10 +86,23 @@ def unpack_all(
         Exception: Whatever `sink` raises.
     """
     with open_media(manifest, payload, folders) as media:
-        refuse_missing(media, [media.volumes[number].name for number in media.hopeless])
-        outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
-        outcome.refuse(media)
-        return outcome
+        return unpack_whole(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+
+
+def unpack_whole(
+    media: Media,
+    *,
+    wanted: Container[Digest],
+    sink: Sink,
+    bases: Bases | None = None,
+    reporter: Reporter = _SILENT,
+    task: str = "unpack",
+) -> Outcome:
+    """Do the same from media that are open; afterwards they tell what was mended."""
+    refuse_missing(media, [media.volumes[number].name for number in media.hopeless])
+    outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+    outcome.refuse(media)
+    return outcome
 
 
 def unpack(

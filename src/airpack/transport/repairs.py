@@ -1,7 +1,7 @@
 """Repair volumes that lie beside a head: another source of the bytes of volumes (docs/spec/package.md section 8).
 
 They are the only files that are opened although the head does not list them, and only where they are regular files with
-a name of theirs. One that is not of this package, or does not hold together, is left alone, and it is said why.
+a name of theirs. One that is not of this package, or does not hold together, is left alone, and media note why.
 """
 
 import os
@@ -19,6 +19,7 @@ from airpack.formats.repair_volume import (
     parse_contents,
     parse_repair_header,
     repair_size,
+    stems_of,
 )
 from airpack.formats.volume import ENTRY, HEADER, Chunk, Header
 from airpack.fsops import close_read, interruptible, open_regular
@@ -50,28 +51,30 @@ class Repairs:
     Args:
         media: The media.
         payload: Digest of the manifest's signed bytes.
-
-    Attributes:
-        refused: Why files with such a name are not used, in words.
     """
 
     def __init__(self, media: Media, payload: Digest) -> None:
-        self.refused: list[str] = []
         self._media, self._payload = media, payload
         self._by_position: dict[int, list[_RepairVolume]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def is_any(self) -> bool:
+        """Whether there are repair volumes of this package."""
+        return bool(self._by_position)
+
     def survey(self) -> None:
-        """Look for repair volumes in the folders, and at their headers; nothing is raised for what cannot serve."""
+        """Look for repair volumes in the folders, and at their headers; what cannot serve is noted with the media."""
         interruptible(self._survey)
 
     def _survey(self) -> None:
+        stems = stems_of(self._media.manifest)
         for folder in self._media.folders:
             try:
-                names = sorted(name for name in os.listdir(folder) if is_repair_name(name))  # noqa: PTH208, names only
+                found = os.listdir(folder)  # noqa: PTH208, names only
             except OSError:
                 continue  # whoever looks for volumes there says so
-            for name in names[:_MOST]:
+            for name in sorted(name for name in found if is_repair_name(name, stems))[:_MOST]:
                 try:
                     self._look(folder / name)
                 except (AirpackError, OSError) as error:
@@ -93,7 +96,7 @@ class Repairs:
         self._by_position.setdefault(header.index - 1, []).append(_RepairVolume(file, header))
 
     def _refuse(self, path: Path, reason: str) -> None:
-        self.refused.append(f"repair volume {path} is not used: {reason}")
+        self._media.notes.append(f"repair volume {path} is not used: {reason}")
 
     def covers(self, position: int) -> bool:
         """Return whether there is a repair volume of the volume at `position`."""

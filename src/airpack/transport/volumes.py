@@ -24,7 +24,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -150,6 +150,7 @@ class Media:
         rescues: Further sources of bytes, asked in order where no copy gives what was signed.
         damage: What no source had as it was signed.
         mended: What was not as signed where it was read first, and came from another try, another copy or a rescue.
+        notes: What else people should know of the media, a line each.
         recovered: Bytes that came from another try, another copy or a rescue.
     """
 
@@ -169,6 +170,7 @@ class Media:
         self.rescues: list[Rescue] = []
         self.damage = Damage()
         self.mended = Damage()
+        self.notes: list[str] = []
         self.recovered = 0
         self._payload = payload
         self._files = OpenFiles()
@@ -200,6 +202,11 @@ class Media:
             if position not in self.refused and not any(rescue.covers(position) for rescue in self.rescues)
         ]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the package but its head is at hand."""
+        return not (self.refused or self.rescues or any(volume.copies for volume in (*self.volumes, *self.parity)))
+
     # -- which files there are ----------------------------------------------------------------------------------------
 
     def survey(self) -> None:
@@ -222,7 +229,7 @@ class Media:
         try:
             with self._files.use(path) as descriptor:
                 size = os.fstat(descriptor).st_size
-                header, unread = _read_header(descriptor)
+                header, unread = _read_header(descriptor, by_header)
         except NotFoundError:
             return
         except (AirpackError, OSError) as error:
@@ -425,14 +432,25 @@ def _turns(copies: Sequence[Copy], *, was_read: bool) -> Iterator[Copy]:
                 yield copy
 
 
-def _read_header(descriptor: int) -> tuple[bytes, Fault | None]:
-    """Return the first 128 bytes of a file, and what kept them from being read."""
+def _read_header(descriptor: int, known: Container[bytes]) -> tuple[bytes, Fault | None]:
+    """Return the first 128 bytes of a file, and what kept them from being read; others than known ones are asked again.
+
+    Args:
+        descriptor: The open file.
+        known: Every header that the package has.
+    """
+    fault = None
     header = bytearray(HEADER)
-    try:
-        done = read_into(descriptor, memoryview(header), 0)
-    except OSError as error:
-        return b"", Fault(Kind.UNREADABLE, f"header, bytes 0 to {HEADER}, {_fault(error).reason}")
-    return bytes(header[:done]), None
+    for _ in range(_TRIES):
+        try:
+            done = read_into(descriptor, memoryview(header), 0)
+        except OSError as error:
+            fault = Fault(Kind.UNREADABLE, f"header, bytes 0 to {HEADER}, {_fault(error).reason}")
+            continue
+        fault = None
+        if bytes(header) in known or done < HEADER:
+            return bytes(header[:done]), None
+    return (b"", fault) if fault else (bytes(header), None)
 
 
 def _fault(error: AirpackError | OSError, *, gone: bool = False) -> Fault:

@@ -16,6 +16,7 @@ from airpack.formats.repair_volume import (
     repair_header,
     repair_name,
     repair_size,
+    stems_of,
 )
 from airpack.formats.volume import ENTRY, HEADER, MAGIC, Codec, Entry, emit_table
 from airpack.types import Digest
@@ -56,9 +57,19 @@ WHOLE = MANIFEST.header(PAYLOAD, 0)
 
 def test_names() -> None:
     assert repair_name("encoder-1.2.0.0003.airvol", 1) == "encoder-1.2.0.0003.01.airfix"
-    assert is_repair_name("encoder-1.2.0.0003.01.airfix")
-    for name in ("a.airvol", "A.airfix", "a b.airfix", ".airfix", "../a.airfix", "a.airfix\n", "x" * 101 + ".airfix"):
-        assert not is_repair_name(name)
+    assert stems_of(MANIFEST) == {"v0", "v1"}
+    for name in ("v0.01.airfix", "v1.99.airfix", "v0.12345.airfix"):
+        assert is_repair_name(name, stems_of(MANIFEST))
+    for name in (
+        "v0.airvol",
+        "v2.01.airfix",
+        "v0.airfix",
+        "v0.1.airfix",
+        "V0.01.airfix",
+        "x/v0.01.airfix",
+        "v0.01.airfix\n",
+    ):
+        assert not is_repair_name(name, stems_of(MANIFEST))
 
 
 @given(st.data())

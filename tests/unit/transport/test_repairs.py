@@ -9,10 +9,10 @@ import pytest
 
 from airpack.errors import IntegrityError, PartialError
 from airpack.formats.package import PackageManifest
+from airpack.formats.repair_volume import repair_name
 from airpack.formats.volume import ENTRY, HEADER
 from airpack.transport.copying import Copier
 from airpack.transport.reader import NullSink, open_media, unpack_all
-from airpack.transport.repairs import Repairs
 from airpack.types import Digest, Silent
 
 MIB = 1 << 20
@@ -43,14 +43,15 @@ class Bench:
         data[at] ^= 1
         self.path(position).write_bytes(data)
 
-    def repair(self, *ranges: tuple[int, int], position: int = 0, name: str = "r.01.airfix") -> Path:
+    def repair(self, *ranges: tuple[int, int], position: int = 0, number: int = 1) -> Path:
         """Make a repair volume of what `ranges` touch."""
+        path = self.repairs / repair_name(self.manifest.volumes[position].name, number)
         with open_media(self.manifest, self.payload, [self.whole]) as media:
             copier = Copier(media, self.payload, Silent())
             wanted = copier.find(position, ranges)
-            copier.copy_chunks(position, wanted, self.repairs / name)
-            assert (self.repairs / name).stat().st_size == copier.repair_size(position, wanted)
-        return self.repairs / name
+            copier.copy_chunks(position, wanted, path)
+            assert (path).stat().st_size == copier.repair_size(position, wanted)
+        return path
 
     def read(self) -> None:
         """Read the damaged package, and what lies in the folder for repairs."""
@@ -60,10 +61,10 @@ class Bench:
     def refused(self) -> list[str]:
         """Return why repair volumes are not used, all of them having been asked."""
         with open_media(self.manifest, self.payload, [self.damaged, self.repairs]) as media:
-            (repairs,) = [rescue for rescue in media.rescues if isinstance(rescue, Repairs)]
-            for position in range(len(self.manifest.volumes)):
-                repairs.table(position)
-            return repairs.refused
+            for rescue in media.rescues:
+                for position in range(len(self.manifest.volumes)):
+                    rescue.table(position)
+            return media.notes
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_repair_volumes_together_make_up_for_a_lost_volume(bench: Bench) -> None
     bench.repair((0, middle), position=1)
     with pytest.raises(PartialError, match="1 of 3 volumes are missing"):
         bench.read()
-    bench.repair((middle, size - middle), position=1, name="r.02.airfix")
+    bench.repair((middle, size - middle), position=1, number=2)
     bench.read()
 
 
@@ -123,7 +124,7 @@ def test_what_is_damaged_in_one_repair_volume_comes_from_the_next(bench: Bench) 
     path.write_bytes(data)
     with pytest.raises(IntegrityError):
         bench.read()
-    bench.repair((at, 1), name="r.02.airfix")
+    bench.repair((at, 1), number=2)
     bench.read()
 
 
@@ -172,7 +173,7 @@ def attacks(bench: Bench) -> dict[str, tuple[bytes, str]]:
 
 def test_hostile_repair_volumes_are_left_alone_and_it_is_said_why(bench: Bench) -> None:
     cases = attacks(bench)
-    path = bench.repairs / "r.01.airfix"
+    path = bench.repairs / "pack.0001.01.airfix"
     bench.flip(bench.first_chunk() + 5)
     for name, (data, reason) in cases.items():
         path.write_bytes(data)
@@ -212,10 +213,11 @@ def test_only_regular_files_are_repair_volumes(kind: str, bench: Bench, tmp_path
     assert "not a regular file" in line
 
 
-def test_a_repair_volume_is_of_no_use_under_another_ending(bench: Bench) -> None:
+@pytest.mark.parametrize("name", ["pack.0001.01.bin", "other.0001.01.airfix", "pack.0001.airfix"])
+def test_a_repair_volume_under_another_name_is_not_opened(name: str, bench: Bench) -> None:
     bench.flip(bench.first_chunk() + 5)
     path = bench.repair((bench.first_chunk() + 5, 1))
-    path.rename(path.with_suffix(".bin"))
+    path.rename(path.with_name(name))
     with pytest.raises(IntegrityError):
         bench.read()
     assert bench.refused() == []
