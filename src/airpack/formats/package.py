@@ -192,7 +192,7 @@ class PackageManifest:
             payload: Digest of the manifest's signed bytes.
             position: Place among all parity volumes.
         """
-        return parity_header_of(self.parity, payload, position)
+        return parity_headers_of(self.parity, payload)[position]
 
     def emit(self) -> bytes:
         """Return the canonical bytes, to be signed as `PAYLOAD_TYPE`."""
@@ -257,13 +257,13 @@ def header_of(volumes: tuple[VolumeInfo, ...], payload: Digest, position: int) -
     return volume.Header(payload, position + 1, len(volumes), info.entries, info.slots, info.data)
 
 
-def parity_header_of(parity: tuple[ParityGroup, ...], payload: Digest, position: int) -> volume.Header:
-    """Return the header of the parity volume at `position` (from 0, over all groups), as `header_of` does of others."""
+def parity_headers_of(parity: tuple[ParityGroup, ...], payload: Digest) -> list[volume.Header]:
+    """Return the headers of all parity volumes in order, as `header_of` does for one of the others."""
     groups = [group for group in parity for _ in group.volumes]
-    group = groups[position]
-    return volume.Header(
-        payload, position + 1, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC
-    )
+    return [
+        volume.Header(payload, number, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC)
+        for number, group in enumerate(groups, 1)
+    ]
 
 
 def is_newer(needs: str, have: str) -> bool:

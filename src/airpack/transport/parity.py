@@ -25,7 +25,7 @@ from typing import Final, Self
 import zfec
 
 from airpack.errors import InputError, IntegrityError, StorageError
-from airpack.formats.package import GROUP, ParityGroup, ParityInfo, VolumeInfo, parity_header_of, parity_size
+from airpack.formats.package import GROUP, ParityGroup, ParityInfo, VolumeInfo, parity_headers_of, parity_size
 from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, read_places
 from airpack.fsops import NewFile, close_read, remove_file
 from airpack.transport.pipeline import ordered
@@ -56,9 +56,8 @@ def group_sizes(volumes: int, parity: int) -> list[int]:
 
 def largest_data(volume_size: int) -> int:
     """Return the largest length of a data volume whose parity volume has at most `volume_size` bytes."""
-    length = volume_size - HEADER
-    rows = -(-length // (ROW + 2 * ROW_DIGEST))
-    return HEADER + length - 2 * rows * ROW_DIGEST
+    whole, rest = divmod(volume_size - HEADER, ROW + 2 * ROW_DIGEST)
+    return HEADER + whole * ROW + max(rest - 2 * ROW_DIGEST, 0)
 
 
 def slice_size(shares: int) -> int:
@@ -209,8 +208,8 @@ class ParityWriter:
         Raises:
             StorageError: A volume cannot be written.
         """
-        for position, volume in enumerate(self._volumes):
-            volume.publish(parity_header_of(self.groups, payload, position).emit())
+        for volume, header in zip(self._volumes, parity_headers_of(self.groups, payload), strict=True):
+            volume.publish(header.emit())
         self._is_sealed = True
         return [volume.path for volume in self._volumes]
 

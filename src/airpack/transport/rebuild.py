@@ -13,8 +13,9 @@ So a unit is tried in the cheapest way first:
    reaches over two rows is damaged in one of them or in both, nobody knows: every choice that the law allows is tried
    against the digest, for each row the unit's own bytes as they were read among them.
 
-The second has a bound (`_TRIES`, `_PATIENCE`): a medium made to be slow does not keep anybody for ever. It is beyond
-what happens by itself: with one or two parity volumes it takes hundreds of volumes that are damaged side by side.
+The second has a bound (`_TRIES`, `_PATIENCE`): a medium made to be slow does not keep anybody for ever. It is not met
+by itself: with one parity volume never, with two where more than forty volumes of the group are damaged around one
+place, with three where more than ten are.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ _PATIENCE: Final = 1 << 15  # combinations in vain for all units together
 _WINDOW: Final = 64  # rows of which units are kept in memory
 _UNITS: Final = 256  # units of one volume in memory, unless one row alone has more
 _REMEMBERED: Final = 4096  # units of which it is remembered whether they are good
-_HELD: Final = 32 << 20  # bytes of tried rows in memory
+_HELD: Final = 16 << 20  # bytes of tried rows in memory
 
 _Erased: TypeAlias = frozenset[int] | None
 """Which volumes of a group are taken for damaged in a row; None for none, the unit's own bytes being good as read."""

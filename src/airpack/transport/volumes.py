@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from airpack.errors import AirpackError, IntegrityError, NotFoundError
-from airpack.formats.package import PackageManifest
+from airpack.formats.package import PackageManifest, parity_headers_of
 from airpack.formats.volume import ENTRY, HEADER, Chunk, Header
 from airpack.fsops import interruptible
 from airpack.transport.damage import Damage, Finding, Kind
@@ -163,8 +163,8 @@ class Media:
         )
         parity = (info for group in manifest.parity for info in group.volumes)
         self.parity = tuple(
-            Listed(info.name, info.size, manifest.parity_header(payload, position).emit())
-            for position, info in enumerate(parity)
+            Listed(info.name, info.size, header.emit())
+            for info, header in zip(parity, parity_headers_of(manifest.parity, payload), strict=True)
         )
         self.refused: dict[int, Finding] = {}
         self.rescues: list[Rescue] = []

@@ -44,7 +44,10 @@ def test_what_fits_in_one_group_is_one() -> None:
     assert group_sizes(0, 1) == []
 
 
-@given(st.integers(2 * MIB, Limits.VOLUME))
+@given(
+    st.integers(2 * MIB, Limits.VOLUME)
+    | st.builds(lambda rows, rest: 128 + rows * (MIB + 64) + rest, st.integers(2, 99), st.integers(-70, 70))
+)
 def test_parity_volumes_are_no_longer_than_volumes_may_be(volume_size: int) -> None:
     largest = largest_data(volume_size)
     assert parity_size(largest - HEADER) <= volume_size < parity_size(largest + 1 - HEADER)
