@@ -15,7 +15,7 @@ This is the only home of zfec. Its code is systematic: shares 0 to k - 1 are the
 import hashlib
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,12 +28,13 @@ from airpack.errors import InputError, IntegrityError, StorageError
 from airpack.formats.package import GROUP, ParityGroup, ParityInfo, VolumeInfo, parity_headers_of, parity_size
 from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, read_places
 from airpack.fsops import NewFile, close_read, remove_file
-from airpack.transport.pipeline import ordered
+from airpack.transport.pipeline import Ordered
 from airpack.types import Digest, Limits, Reporter, Silent
 
 MOST: Final = 128  # parity volumes for each group: half of what a group may have
 
 _STRIPE: Final = 4 << 20  # bytes of all slices that are in memory as one job
+_BUDGET: Final = 24 << 20  # bytes of all jobs
 _SMALLEST: Final = 16 << 10  # bytes of a slice: what 256 volumes leave
 _ENTRIES: Final = 64  # table entries of a volume in memory at once
 _SILENT: Final = Silent()
@@ -77,7 +78,7 @@ class Code:
     """
 
     def __init__(self, data: int, parity: int) -> None:
-        self.data, self.parity = data, parity
+        self.data, self.parity, self.shares = data, parity, data + parity
         self._encoder = zfec.Encoder(data, data + parity)
         self._decoder = zfec.Decoder(data, data + parity)
 
@@ -183,11 +184,20 @@ class ParityWriter:
         code = Code(len(volumes), self._parity)
         with ExitStack() as stack:
             read = [stack.enter_context(_Finished(file, info)) for file, info in volumes]
-            jobs = ordered(_stripes(code, read, length), _encode, cost=_cost, workers=self._workers)
-            for stripe in stack.enter_context(closing(jobs)):
+            encoded = Ordered(
+                _lengths(length, code.shares),
+                lambda count: _read_stripe(code, read, count),
+                _encode,
+                cost=lambda count: count * code.shares,
+                workers=self._workers,
+                budget=_BUDGET,
+            )
+            for stripe in stack.enter_context(encoded):
                 for volume, part in zip(written, stripe.parts, strict=True):
                     volume.append(part)
                 self._reporter.advance(stripe.done, written[0].path.name)
+            for finished in read:
+                finished.check_end()
         for volume in written:
             volume.finish()
         return ParityGroup(first, len(volumes), length, tuple(volume.info for volume in written))
@@ -219,23 +229,21 @@ def parity_name(package: str, number: int) -> str:
     return f"{package}.p{number:02d}.airvol"
 
 
-def _stripes(code: Code, volumes: Sequence["_Finished"], length: int) -> Generator[_Stripe, None, None]:
-    """Read the volumes of a group side by side."""
-    size = slice_size(code.data + code.parity)
+def _lengths(length: int, shares: int) -> Generator[int, None, None]:
+    """Yield the lengths of the slices of a group's volumes, in order."""
+    size = slice_size(shares)
     for start in range(0, length, size):
-        count = min(size, length - start)
-        done = sum(volume.left(count) for volume in volumes)
-        yield _Stripe(code, [volume.read(count) for volume in volumes], done)
-    for volume in volumes:
-        volume.check_end()
+        yield min(size, length - start)
+
+
+def _read_stripe(code: Code, volumes: Sequence["_Finished"], count: int) -> _Stripe:
+    """Read the next `count` bytes of all volumes of a group."""
+    done = sum(volume.left(count) for volume in volumes)
+    return _Stripe(code, [volume.read(count) for volume in volumes], done)
 
 
 def _encode(stripe: _Stripe) -> _Encoded:
     return _Encoded(stripe.code.encode(stripe.slices), stripe.done)
-
-
-def _cost(stripe: _Stripe) -> int:
-    return len(stripe.slices[0]) * (stripe.code.data + stripe.code.parity)
 
 
 class _Finished:
