@@ -184,6 +184,27 @@ def test_more_than_parity_covers_is_named_and_nothing_is_imported(desk: Desk) ->
     assert waits == [first.name, third.name]  # the second was read
 
 
+def test_of_a_lost_volume_only_what_parity_cannot_rebuild_is_asked_for(desk: Desk, store: Any) -> None:
+    medium = desk.carry(desk.make(1))
+    first, second, *_ = volumes(medium)
+    data = bytearray(first.read_bytes())
+    data[len(data) // 3] ^= 1
+    first.write_bytes(data)
+    size = second.stat().st_size
+    second.unlink()
+
+    context = desk.site.run("import", medium, expect=30).json["error"]["context"]
+
+    assert context["missing"] == []
+    assert [place["volume"] for place in context["damaged"]] == [first.name, second.name]
+    ((offset, length),) = context["damaged"][1]["ranges"]
+    assert HEADER < offset < offset + length <= size
+    made = desk.repair(Path(context["report"]), desk.make(1))
+    assert [part["chunks"] for part in made["repair"]] == [1, 1]
+    desk.site.run("import", desk.out)
+    assert stored(desk.site) == store
+
+
 def test_a_build_without_parity_leaves_no_parity_volume_behind(desk: Desk, spec: Path) -> None:
     medium = desk.carry(desk.make(2))
     words = ("--volume-size", "3MiB", "--workspace", desk.bench.workspace, "--json")

@@ -232,10 +232,15 @@ class _Reading:
         for position in needed:
             media.check_presence(position)
         ranges = media.damage.ranges
-        away = {number for number in needed if not media.volumes[number].is_there and number not in media.refused}
+        # Of a volume that is missing, but was had in parts, only the others are needed.
+        away = sorted(
+            number
+            for number in needed - ranges.keys()
+            if not media.volumes[number].is_there and number not in media.refused
+        )
         return Outcome(
-            missing=tuple(volumes[position].name for position in sorted(away)),
-            damaged={volumes[position].name: places for position, places in ranges.items() if position not in away},
+            missing=tuple(volumes[position].name for position in away),
+            damaged={volumes[position].name: places for position, places in ranges.items()},
             damage=media.damage,
             dropped=tuple(file.digest for file in self._delivery.dropped),
             unproven=len(self._unproven),

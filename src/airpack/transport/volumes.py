@@ -352,7 +352,10 @@ class Media:
                 self._mend(place, blamed or (first if was_read else None))
                 return found
             blamed = blamed or (copy.path, found)
-        away = self.folders[0] / volume.name, Fault(Kind.GONE, "is not at hand")
+        away = (
+            self.folders[0] / volume.name,
+            Fault(Kind.MISSING, "is not at hand: the volume is missing, and cannot be rebuilt here"),
+        )
         for rescue in self.rescues:
             data = rescued(rescue)
             if data is not None and hashlib.sha256(data).digest() == place.digest:

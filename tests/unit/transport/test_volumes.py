@@ -317,7 +317,7 @@ def test_a_rescue_may_stand_in_for_a_volume_that_is_not_there(package: Package) 
     third, fourth = chunks_of(media, 1)
     assert (media.chunk(1, third), media.chunk(1, fourth)) == (None, b"dddd")
     assert media.missing == [1]
-    assert (media.damage.ranges, media.damage.kinds) == ({1: [(384, 4)]}, {Kind.GONE})
+    assert (media.damage.ranges, media.damage.kinds) == ({1: [(384, 4)]}, {Kind.MISSING})
 
 
 def test_what_a_rescue_needs_of_the_copies_leaves_no_finding(package: Package) -> None:
