@@ -143,19 +143,8 @@ class NewFile:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
 
     def reserve(self, size: int) -> None:
-        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way.
-
-        File systems that cannot reserve are left to fail at the write.
-        """
-        if size == 0:
-            return
-        try:
-            reach("reserve", self.path)
-            os.posix_fallocate(self._descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                with _translated("reserve space for", self.path):
-                    raise
+        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way."""
+        reserve_space(self._descriptor, size, self.path)
 
     def park(self) -> None:
         """Sync and close the temporary file until `resume`, so that thousands can wait for their commit at once."""
@@ -168,6 +157,11 @@ class NewFile:
         """Open a parked file again; `write` continues at its start."""
         with _translated("open again", self.path):
             self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def open_read(self) -> int:
+        """Open what was written so far for reading, parked or not; the caller closes it with `close_read`."""
+        with _translated("open again", self.path):
+            return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def commit(self, *, sync_folder: bool = True) -> None:
         """fsync, close, rename to the final name, fsync the folder.
@@ -212,6 +206,19 @@ class NewFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def reserve_space(descriptor: int, size: int, path: Path) -> None:
+    """Reserve `size` bytes for an open file; file systems that cannot are left to fail at the write."""
+    if size == 0:
+        return
+    try:
+        reach("reserve", path)
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            with _translated("reserve space for", path):
+                raise
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
