@@ -42,7 +42,7 @@ from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
 from airpack.facts.licenses import of_metadata
 from airpack.facts.wheel import read_wheel
-from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, times
+from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
 from airpack.formats.fields import Fields
@@ -219,11 +219,11 @@ def _trust(data: bytes) -> None:
         same(revocations.emit(), data)
 
 
-@target("formats.packspec", "formats.fields", mutate=mutate.lines)
+@target("formats.packspec", "formats.fields", "formats.sizes", mutate=mutate.lines)
 def _packspec(data: bytes) -> None:
     tried(InputError, packspec.parse, data, "pack.toml")
     if len(data) < 64:
-        tried(InputError, packspec.parse_size, data.decode("latin-1"))
+        tried(InputError, sizes.parse_volume_size, data.decode("latin-1"))
 
 
 @target("ops.site", "ops.workspace", "ops.trials", "formats.probe", mutate=mutate.lines, rounds=60)

@@ -84,7 +84,12 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     show_default=True,
     help="A package for the gap, or a plain OCI layout.",
 )
-@click.option("--volume-size", default="2GiB", show_default=True, help="Largest volume, in bytes or as 700MiB, 4GiB.")
+@click.option(
+    "--volume-size",
+    default="2GiB",
+    show_default=True,
+    help="Largest volume: bytes, 700MiB, 25GB, or fat32, dvd, dvd-dl, bd25, bd50, bd100.",
+)
 @click.option("--dry-run", is_flag=True, help="Find and check the inputs, write nothing.")
 @workspace_option
 @progress_option
@@ -100,7 +105,7 @@ def build(
     as_json: bool,
 ) -> None:
     """Build the release that SPEC describes, sign it, and write its package."""
-    from airpack.formats.packspec import parse_size
+    from airpack.formats.sizes import parse_volume_size
     from airpack.ops.build import build as run
     from airpack.ops.workspace import Workspace
 
@@ -111,7 +116,7 @@ def build(
         form="oci" if form == "oci" else "package",
         passphrase=_passphrase(new=False),
         now=now(),
-        volume_size=parse_size(volume_size),
+        volume_size=parse_volume_size(volume_size),
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
