@@ -31,19 +31,24 @@ from airpack.fsops.files import (
     write_durable,
 )
 from airpack.fsops.locks import Lock
+from airpack.fsops.media import ReadBack, Room, clear_torn, look_at_room, writing_to
 from airpack.fsops.waiting import interruptible
 
 __all__ = [
     "Lock",
     "NewFile",
+    "ReadBack",
+    "Room",
     "append_durable",
     "clear_temporary",
+    "clear_torn",
     "close_read",
     "copy_in",
     "free_bytes",
     "interruptible",
     "is_temporary",
     "link_file",
+    "look_at_room",
     "make_dir",
     "make_dirs",
     "open_regular",
@@ -60,4 +65,5 @@ __all__ = [
     "sync_dir",
     "sync_file",
     "write_durable",
+    "writing_to",
 ]

@@ -17,6 +17,8 @@ from airpack.fsops.failpoints import reach
 
 _PIECE = 1 << 20  # bytes asked for at once
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_MODES = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL})
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.part\Z", re.DOTALL)
 
 
@@ -30,12 +32,22 @@ def _translated(what: str, path: Path) -> Iterator[None]:
         raise StorageError(f"cannot {what} {path}: {reason}", hint=hint, path=str(path)) from error
 
 
-def sync_dir(folder: Path) -> None:
-    """Make the names in `folder` durable."""
+@contextmanager
+def _tolerated(codes: frozenset[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
+
+
+def sync_dir(folder: Path, *, foreign: bool = False) -> None:
+    """Make the names in `folder` durable; where `foreign`, a file system that cannot sync folders is let be."""
     with _translated("sync folder", folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _sync(descriptor, folder)
+            with _tolerated(_NO_FOLDER_SYNC if foreign else frozenset()):
+                _sync(descriptor, folder)
         finally:
             os.close(descriptor)
 
@@ -94,12 +106,14 @@ class NewFile:
         path: The final name. Its folder must exist; the temporary name lies beside it.
         mode: Permission bits of the final file.
         replace: Whether an existing file may be replaced.
+        foreign: The file system may be one without permissions, or without synced folders (a stick, a share): it then
+            keeps the bits that it gives, and the folder's sync is left out.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o644, replace: bool = True) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o644, replace: bool = True, foreign: bool = False) -> None:
         self.path = path
         self._temporary = _temporary(path)
-        self._mode = mode
+        self._mode, self._foreign = mode, foreign
         self._replace = replace
         self._committed = False
         with _translated("create", path):
@@ -142,6 +156,12 @@ class NewFile:
                 with _translated("reserve space for", self.path):
                     raise
 
+    def push(self) -> None:
+        """Make what was written so far durable and let its memory go, so that progress is the disk's own."""
+        with _translated("write", self.path):
+            _sync(self._descriptor, self.path)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def park(self) -> None:
         """Sync and close the temporary file until `resume`, so that thousands can wait for their commit at once."""
         with _translated("write", self.path):
@@ -164,7 +184,8 @@ class NewFile:
             StorageError: Any step failed, or the name exists and `replace` is false.
         """
         with _translated("write", self.path):
-            os.fchmod(self._descriptor, self._mode)
+            with _tolerated(_NO_MODES if self._foreign else frozenset()):
+                os.fchmod(self._descriptor, self._mode)
             _sync(self._descriptor, self.path)
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
@@ -176,7 +197,7 @@ class NewFile:
                 _unlink(self._temporary)
         self._committed = True
         if sync_folder:
-            sync_dir(self.path.parent)
+            sync_dir(self.path.parent, foreign=self._foreign)
 
     def discard(self) -> None:
         """Close and remove what was not committed; nothing happens after `commit`."""
