@@ -15,6 +15,7 @@ from airpack.errors import AirpackError, InputError, StorageError
 from airpack.types import Reporter, Silent
 
 _EVERY: Final = 0.5  # seconds between two progress lines
+_SHOWN: Final = 40  # characters of a name on a bar
 _REPORT: Final = "this is a bug in airpack; please report it with the lines above"
 
 
@@ -159,28 +160,31 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._task, self._total, self._done, self._began, self._said = "", 0, 0, 0.0, 0.0
+        self._item, self._volume = "", ""
 
     def start(self, task: str, total: int) -> None:
         """Begin a task of `total` bytes."""
         self._task, self._total, self._done = task, total, 0
+        self._item, self._volume = "", ""
         self._began = time.monotonic()
-        self._say("start", "")
+        self._say("start")
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         """Add `done` bytes."""
         self._done += done
+        self._item, self._volume = item or self._item, volume or self._volume
         if time.monotonic() - self._said >= _EVERY:
-            self._say("progress", item)
+            self._say("progress")
 
     def finish(self) -> None:
-        """End the task."""
-        self._say("end", "")
+        """End the task; the line names what was in hand last."""
+        self._say("end")
 
     def note(self, text: str) -> None:
         """Say one line."""
         click.echo(json.dumps({"type": "note", "text": text}), err=True)
 
-    def _say(self, kind: str, item: str) -> None:
+    def _say(self, kind: str) -> None:
         self._said = time.monotonic()
         seconds = self._said - self._began
         rate = self._done / seconds if seconds > 0 else 0.0
@@ -190,7 +194,8 @@ class JsonLines:
             "task": self._task,
             "done": self._done,
             "total": self._total,
-            "item": item,
+            "item": self._item,
+            "volume": self._volume,
             "bytes_per_second": round(rate),
             "seconds_left": round(left) if left is not None else None,
         }
@@ -228,9 +233,9 @@ class Bar:
         self._task = self._progress.add_task(task, total=total or None, item="")
         self._progress.start()
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         """Add `done` bytes."""
-        self._progress.update(self._task, advance=done, item=printable(item)[-40:])
+        self._progress.update(self._task, advance=done, item=_in_hand(item, volume))
 
     def finish(self) -> None:
         """End the task."""
@@ -240,6 +245,11 @@ class Bar:
     def note(self, text: str) -> None:
         """Say one line."""
         click.echo(f"airpack: note: {printable(text)}", err=True)
+
+
+def _in_hand(item: str, volume: str) -> str:
+    """Return what a bar says of the file and the volume in hand, the ends of their names."""
+    return "  ".join(printable(name)[-_SHOWN:] for name in (volume, item) if name)
 
 
 class Notes(Silent):

@@ -31,7 +31,7 @@ from airpack.fsops.files import (
     write_durable,
 )
 from airpack.fsops.locks import Lock
-from airpack.fsops.media import ReadBack, Room, clear_torn, look_at_room, writing_to
+from airpack.fsops.media import ReadBack, Room, clear_torn, look_at_room, read_blocks, writing_to
 from airpack.fsops.waiting import interruptible
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "open_regular",
     "publish",
     "reach",
+    "read_blocks",
     "read_private",
     "read_regular",
     "read_start",

@@ -15,7 +15,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,11 @@ from typing import Final
 from airpack.errors import BusyError, NotFoundError, StorageError
 from airpack.formats.sizes import FAT_FILE
 from airpack.fsops.failpoints import reach
-from airpack.fsops.files import close_read, is_temporary, open_regular
+from airpack.fsops.files import close_read, open_regular
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _LONGEST_FILE: Final = {"vfat": FAT_FILE, "msdos": FAT_FILE, "umsdos": FAT_FILE}
+_TORN = re.compile(r"\.(.+)\.[0-9]+\.part", re.DOTALL)  # as `NewFile` calls them
 _BLOCK: Final = 1 << 20  # bytes read at once; a multiple of every sector
 _UNALIGNED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 
@@ -105,11 +106,14 @@ def writing_to(folder: Path) -> Iterator[None]:
     File systems without locks are written all the same.
 
     Raises:
+        NotFoundError: It is no folder.
         BusyError: Another process writes to it.
         StorageError: It cannot be opened.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"no folder {folder}", path=str(folder)) from error
     except OSError as error:
         raise StorageError(f"cannot open {folder}: {error.strerror}", path=str(folder)) from error
     try:
@@ -128,16 +132,18 @@ def writing_to(folder: Path) -> Iterator[None]:
         close_read(descriptor)
 
 
-def clear_torn(folder: Path, name: str) -> None:
-    """Remove what killed writers left of the file `name` in `folder`: parts that never got their final name.
+def clear_torn(folder: Path, names: Container[str]) -> None:
+    """Remove what killed writers left in `folder` of files called `names`: parts that never got their final name.
+
+    The caller holds `writing_to(folder)`, so that none of them is still being written.
 
     Raises:
         StorageError: The folder cannot be read, or a part not removed.
     """
-    torn = re.compile(rf"\.{re.escape(name)}\.[0-9]+\.part")
     try:
         for path in folder.iterdir():
-            if torn.fullmatch(path.name) and is_temporary(path) and stat.S_ISREG(path.lstat().st_mode):
+            match = _TORN.fullmatch(path.name)
+            if match and match[1] in names and stat.S_ISREG(path.lstat().st_mode):
                 reach("unlink", path)
                 path.unlink()
     except OSError as error:
@@ -145,13 +151,13 @@ def clear_torn(folder: Path, name: str) -> None:
 
 
 class ReadBack:
-    """Reads a regular file from its device, block by block.
+    """Reads a regular file, block by block, from its device rather than from memory.
 
     Attributes:
         direct: Whether everything so far came past the page cache; known once `blocks` has ended.
 
     Args:
-        path: The file; it was synced.
+        path: The file; whoever wrote it has synced it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -173,7 +179,7 @@ class ReadBack:
             for block in self._direct(buffer):
                 offset += len(block)
                 yield block
-            while count := self._read(plain, buffer, offset):
+            while count := _read(plain, buffer, offset, self.path):
                 self.direct = False
                 offset += count
                 yield buffer[:count]
@@ -187,16 +193,16 @@ class ReadBack:
         except OSError as error:
             if error.errno in _UNALIGNED:
                 return
-            raise self._failed(error) from error
+            raise _unreadable(self.path, error) from error
         offset = 0
         try:
-            while offset % _BLOCK == 0:  # a short read ends it: the rest, if any, does not begin at a sector
+            while offset % _BLOCK == 0:  # a short read ends it: what may follow does not begin at a sector
                 try:
                     count = os.preadv(descriptor, [buffer], offset)
                 except OSError as error:
                     if error.errno in _UNALIGNED:
                         return
-                    raise self._failed(error) from error
+                    raise _unreadable(self.path, error) from error
                 if count == 0:
                     return
                 offset += count
@@ -204,14 +210,33 @@ class ReadBack:
         finally:
             close_read(descriptor)
 
-    def _read(self, descriptor: int, buffer: memoryview, offset: int) -> int:
-        try:
-            return os.preadv(descriptor, [buffer], offset)
-        except OSError as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> StorageError:
-        return StorageError(f"cannot read back {self.path}: {error.strerror}", path=str(self.path))
+def read_blocks(path: Path) -> Generator[memoryview, None, None]:
+    """Yield the bytes of a regular file; each block is only valid until the next one is asked for.
+
+    Raises:
+        NotFoundError: It is not there.
+        IntegrityError: It is no regular file.
+        StorageError: It cannot be read.
+    """
+    descriptor, offset, buffer = open_regular(path), 0, memoryview(bytearray(_BLOCK))
+    try:
+        while count := _read(descriptor, buffer, offset, path):
+            offset += count
+            yield buffer[:count]
+    finally:
+        close_read(descriptor)
+
+
+def _read(descriptor: int, buffer: memoryview, offset: int, path: Path) -> int:
+    try:
+        return os.preadv(descriptor, [buffer], offset)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot read {path}: {error.strerror}", path=str(path))
 
 
 def _drop(descriptor: int) -> None:

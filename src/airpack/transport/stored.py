@@ -206,6 +206,4 @@ class Check:
             raise self._wrong(error.message, 0, self._offset, hint=error.hint) from error
 
     def _wrong(self, reason: str, offset: int, length: int, *, hint: str = _DAMAGED) -> IntegrityError:
-        return IntegrityError(
-            f"{self._what}: {reason}", hint=hint, path=self._what, offset=offset, length=length
-        )
+        return IntegrityError(f"{self._what}: {reason}", hint=hint, path=self._what, offset=offset, length=length)
