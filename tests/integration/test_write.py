@@ -1,4 +1,4 @@
-"""airpack write: what lands on media, in which order, and what comes of a medium that is full, torn, pulled or lying."""
+"""airpack write: what lands on media, in which order, and what a full, torn, pulled or lying medium leads to."""
 
 import errno
 import fcntl

@@ -5,13 +5,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, Final
 
 import click
 
 from airpack.errors import AirpackError, InputError, StorageError
+from airpack.formats.text import printable
 from airpack.types import Reporter, Silent
 
 _EVERY: Final = 0.5  # seconds between two progress lines
@@ -38,6 +40,16 @@ def table(rows: Iterable[Iterable[object]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
+def columns(rows: Callable[[], Iterable[Iterable[object]]]) -> Iterator[str]:
+    """Yield lines as `table` makes them, one after the other: for rows too many to hold, so they are made twice."""
+    widths: list[int] = []
+    for row in rows():
+        lengths = [len(str(cell)) for cell in row]
+        widths = [max(pair) for pair in zip_longest(widths, lengths, fillvalue=0)]
+    for row in rows():
+        yield "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
 def show(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print a result: one JSON document, or lines for people."""
     if as_json:
@@ -52,19 +64,25 @@ def show_found(lines: Iterable[str]) -> None:
         _write_lines(lines)
 
 
+def show_csv(lines: Iterable[str]) -> None:
+    """Print lines that bring their own ends."""
+    for line in lines:
+        _write(line, end=False)
+
+
 def _write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         _write(printable(line))
 
 
-def _write(line: str) -> None:
-    """Print one line of a result.
+def _write(line: str, *, end: bool = True) -> None:
+    """Print one line of a result, with a newline unless `end` is false.
 
     Raises:
         StorageError: stdout takes nothing, a full disk for one. What the command has done stays done.
     """
     try:
-        click.echo(line)
+        click.echo(line, nl=end)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -76,11 +94,6 @@ def _write(line: str) -> None:
 def _echo_json(document: dict[str, Any]) -> None:
     """Print one JSON document in ASCII: names on a medium must neither break the encoding nor drive a terminal."""
     _write(json.dumps(document, indent=2))
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters: names on a medium must not drive the terminal."""
-    return "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in text)
 
 
 def fail(error: AirpackError, *, as_json: bool) -> int:

@@ -220,13 +220,15 @@ class NewFile:
         self.discard()
 
 
-def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True, foreign: bool = False) -> None:
     """Write `data` to `path` so that after return a power cut leaves either all of it or, before, the old file.
+
+    Arguments are those of `NewFile`.
 
     Raises:
         StorageError: Disk full, I/O error, or the name exists and `replace` is false.
     """
-    with NewFile(path, mode=mode, replace=replace) as new:
+    with NewFile(path, mode=mode, replace=replace, foreign=foreign) as new:
         new.write(data)
         new.commit()
 

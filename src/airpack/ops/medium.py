@@ -62,7 +62,7 @@ def read_head(path: Path) -> bytes:
 
 def unlisted(head: Path, manifest: PackageManifest) -> list[str]:
     """Return the names beside the head that the package does not list. They are never opened."""
-    listed = {head.name, *(volume.name for volume in manifest.volumes)}
+    listed = {head.name, *manifest.names}
     return [name for name in names(head.parent) if name not in listed]
 
 

@@ -218,7 +218,7 @@ def write_package(
         ended.wait(_GRACE)
     if options.label is not None and not options.dry_run:
         text = "\n\n".join("\n".join(medium.label) for medium in written.media) + "\n"
-        fsops.write_durable(options.label.absolute(), text.encode(), replace=options.replace)
+        fsops.write_durable(options.label.absolute(), text.encode(), foreign=True)
     if written.left:
         raise _unfinished(written)
     return written
