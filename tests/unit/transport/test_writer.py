@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from airpack.errors import InputError, IntegrityError, StorageError
 from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.volume import ENTRY, HEADER, Header, parse_table
-from airpack.transport.reader import unpack
+from airpack.transport.reader import unpack_all
 from airpack.transport.writer import PackWriter, volume_name
 from airpack.types import Digest, Source
 
@@ -46,7 +46,7 @@ def test_what_is_packed_is_unpacked(
         writer.seal(payload)
     manifest, sink = PackageManifest.parse(payload), collector()
 
-    unpack(manifest, Digest.of(payload), folder, wanted=set(digests), sink=sink)
+    unpack_all(manifest, Digest.of(payload), [folder], wanted=set(digests), sink=sink)
 
     assert digests == [Digest.of(data) for data in files]
     assert sink.files == {Digest.of(data): data for data in files}
