@@ -132,7 +132,7 @@ def test_the_label_says_what_is_on_the_medium(
     assert [line.split(maxsplit=1) for line in lines[:-1]] == [
         ["release", "tool@1.0.0"],
         ["medium", "1 of 1"],
-        ["volumes", f"1-{count(package)} of {count(package)}"],
+        ["volumes", f"no. 1-{count(package)} of {count(package)}"],
         ["head", f"{STEM}.airpack"],
         ["digest", str(digest)],
         ["words", spoken(digest)],
@@ -153,6 +153,7 @@ def test_dry_run_says_which_file_goes_where_and_writes_nothing(
     assert on_it[0][0] == volume(1)
     assert on_it[1][-2:] == [volume(count(package)), f"{STEM}.airpack"]
     assert [medium["of"] for medium in found["media"]] == [2, 2]
+    assert [medium["label"] for medium in found["media"]] == [[], []]
     assert names(one) == names(two) == []
     text = airpack("write", package, one, two, "--dry-run").out
     assert "to write" in text
@@ -530,7 +531,7 @@ def test_parity_goes_to_a_medium_of_its_own_and_is_compared_too(
     parity = f"{STEM}.p01.airvol"
     assert names(two) == [f"{STEM}.airpack", parity]
     assert parity not in names(one)
-    assert "parity   p1 of p1" in found["media"][1]["label"]
+    assert "parity   no. p1 of p1" in found["media"][1]["label"]
     assert "volumes  none" in found["media"][1]["label"]
     data = bytearray((carried / parity).read_bytes())
     data[HEADER + 100_000] ^= 1

@@ -232,7 +232,7 @@ def _written_lines(document: dict[str, Any]) -> list[str]:
             for file in medium["files"]
         )
         lines += [_READ_BACK[medium["read_back"]]] if not document["dry_run"] else []
-        lines += ["", *(f"    {line}" for line in medium["label"]), ""]
+        lines += ["", *(f"    {line}" for line in medium["label"]), ""] if medium["label"] else []
     lines += [f"not of this package, left alone: {name}" for name in document.get("ignored", [])]
     return lines
 

@@ -72,7 +72,7 @@ class Medium:
         room: What it took.
         files: What it holds of the package, the head last.
         read_back: `direct` past the page cache, `dropped` after that was told to let go, `no` without comparison.
-        label: What to write on it, in lines.
+        label: What to write on it, in lines; empty where nothing was written.
     """
 
     folder: Path
@@ -404,7 +404,9 @@ class _Run:
                 WrittenFile(item.name, item.size, self._digests.get((folder, item.name)), kept) for item, kept in files
             ),
             read_back=self._how_read_back(folder),
-            label=_label(source, [item.name for item in place.items], number, count, self._now),
+            label=()
+            if self._options.dry_run
+            else _label(source, [item.name for item in place.items], number, count, self._now),
         )
 
     def _how_read_back(self, folder: Path) -> str:
@@ -457,8 +459,8 @@ def _label(source: Carried, on_it: Sequence[str], number: int, count: int | None
     rows = [
         ("release", source.name),
         ("medium", f"{number} of {count}" if count else f"{number}, and more follow"),
-        ("volumes", f"{', '.join(volumes)} of {len(manifest.volumes)}" if volumes else "none"),
-        *([("parity", f"{', '.join(parity)} of p{parity_count}")] if parity else []),
+        ("volumes", f"no. {', '.join(volumes)} of {len(manifest.volumes)}" if volumes else "none"),
+        *([("parity", f"no. {', '.join(parity)} of p{parity_count}")] if parity else []),
         *(("repair", name) for name in repairs),
         ("head", source.head.name),
         ("digest", str(digest)),
