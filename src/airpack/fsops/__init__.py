@@ -32,11 +32,15 @@ from airpack.fsops.files import (
 )
 from airpack.fsops.locks import Lock
 from airpack.fsops.media import ReadBack, Room, clear_torn, look_at_room, read_blocks, writing_to
+from airpack.fsops.parts import PART, GrowingFile, PartFile
 from airpack.fsops.waiting import interruptible
 
 __all__ = [
+    "PART",
+    "GrowingFile",
     "Lock",
     "NewFile",
+    "PartFile",
     "ReadBack",
     "Room",
     "append_durable",

@@ -24,7 +24,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -186,6 +186,11 @@ class Media:
         """Positions of the volumes that no file serves as."""
         return [position for position, volume in enumerate(self.volumes) if not volume.is_there]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the package but its head is at hand."""
+        return not (self.refused or self.rescues or any(volume.copies for volume in (*self.volumes, *self.parity)))
+
     # -- which files there are ----------------------------------------------------------------------------------------
 
     def survey(self) -> None:
@@ -208,7 +213,7 @@ class Media:
         try:
             with self._files.use(path) as descriptor:
                 size = os.fstat(descriptor).st_size
-                header, unread = _read_header(descriptor)
+                header, unread = _read_header(descriptor, by_header)
         except NotFoundError:
             return
         except (AirpackError, OSError) as error:
@@ -404,14 +409,25 @@ def _turns(copies: Sequence[Copy], *, was_read: bool) -> Iterator[Copy]:
                 yield copy
 
 
-def _read_header(descriptor: int) -> tuple[bytes, Fault | None]:
-    """Return the first 128 bytes of a file, and what kept them from being read."""
+def _read_header(descriptor: int, known: Container[bytes]) -> tuple[bytes, Fault | None]:
+    """Return the first 128 bytes of a file, and what kept them from being read; others than known ones are asked again.
+
+    Args:
+        descriptor: The open file.
+        known: Every header that the package has.
+    """
+    fault = None
     header = bytearray(HEADER)
-    try:
-        done = read_into(descriptor, memoryview(header), 0)
-    except OSError as error:
-        return b"", Fault(Kind.UNREADABLE, f"header, bytes 0 to {HEADER}, {_fault(error).reason}")
-    return bytes(header[:done]), None
+    for _ in range(_TRIES):
+        try:
+            done = read_into(descriptor, memoryview(header), 0)
+        except OSError as error:
+            fault = Fault(Kind.UNREADABLE, f"header, bytes 0 to {HEADER}, {_fault(error).reason}")
+            continue
+        fault = None
+        if bytes(header) in known or done < HEADER:
+            return bytes(header[:done]), None
+    return (b"", fault) if fault else (bytes(header), None)
 
 
 def _fault(error: AirpackError | OSError, *, gone: bool = False) -> Fault:
