@@ -1,4 +1,4 @@
-"""Commands that need no workspace and no site: inspect, verify, audit."""
+"""Commands that need no workspace and no site: inspect, verify, unpack, audit."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -10,6 +10,8 @@ import click
 from airpack.cli import output
 from airpack.cli.options import json_option, now, parse_time, progress_option
 from airpack.errors import InputError
+
+_STARTER = "warning: this is a STARTER channel: one machine holds every key, every threshold is 1"
 
 if TYPE_CHECKING:
     from airpack.formats.package import ParityInfo, VolumeInfo
@@ -130,10 +132,56 @@ def verify(
     )
     lines = output.table(("ok", check.name, check.detail) for check in result.checks)
     if result.admitted.channel.starter:
-        lines.append("warning: this is a STARTER channel: one machine holds every key, every threshold is 1")
+        lines.append(_STARTER)
     if result.bom is not None:
         lines.append(f"wrote    {result.bom}")
     lines.append(f"verified {result.admitted.name} {result.admitted.release.digest}")
+    output.show(result.document(), lines, as_json=as_json)
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="An empty or new folder.")
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="The channel's root to trust.")
+@click.option("--at", "moment", help="Judge freshness at this time (RFC 3339) instead of now.")
+@click.option(
+    "--base",
+    "bases",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="For a delta: a folder with the plain files of a release that it builds on.",
+)
+@progress_option
+@json_option
+def unpack(
+    package: tuple[Path, ...],
+    out: Path,
+    root: Path,
+    moment: str | None,
+    bases: tuple[Path, ...],
+    progress: bool,
+    as_json: bool,
+) -> None:
+    """Verify PACKAGE against ROOT and write its files as they will lie at the site, for scanning stations.
+
+    Needs no site. PACKAGE is its folder or its head file; give several where its volumes lie on several media.
+    """
+    from airpack import fsops
+    from airpack.ops.unpack import unpack_package
+    from airpack.types import Limits
+
+    result = unpack_package(
+        package,
+        out,
+        root=fsops.read_regular(root, Limits.ROOT),
+        now=parse_time(moment) if moment else now(),
+        bases=bases,
+        reporter=output.reporter(as_json=as_json, progress=progress),
+    )
+    lines = output.table(("ok", check.name, check.detail) for check in result.checks)
+    if result.admitted.channel.starter:
+        lines.append(_STARTER)
+    lines.append(f"unpacked {result.admitted.name} to {result.folder}")
     output.show(result.document(), lines, as_json=as_json)
 
 
@@ -163,4 +211,4 @@ def audit_verify(bundle: Path, key: Path, state: Path | None, as_json: bool) -> 
     output.show(audited.document(), lines, as_json=as_json)
 
 
-COMMANDS = (inspect, verify, audit)
+COMMANDS = (inspect, verify, unpack, audit)
