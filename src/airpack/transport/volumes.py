@@ -201,15 +201,16 @@ class Media:
         interruptible(self._survey)
 
     def _survey(self) -> None:
-        by_header = {volume.header: volume for volume in (*self.volumes, *self.parity)}
+        listed: list[tuple[int | None, Listed]] = [*enumerate(self.volumes), *((None, file) for file in self.parity)]
+        by_header = {file.header: (position, file) for position, file in listed}
         for folder in self.folders:
-            for position, volume in enumerate(self.volumes):
-                self._look(folder / volume.name, position, volume, by_header)
-            for volume in self.parity:
-                self._look(folder / volume.name, None, volume, by_header)
+            for position, file in listed:
+                self._look(folder / file.name, position, file, by_header)
 
-    def _look(self, path: Path, position: int | None, named: Listed, by_header: dict[bytes, Listed]) -> None:
-        """Take the file at `path`, if there is one, for the volume that it is."""
+    def _look(
+        self, path: Path, position: int | None, file: Listed, by_header: dict[bytes, tuple[int | None, Listed]]
+    ) -> None:
+        """Take the file at `path`, if there is one, for the volume that it is: that of its name, or of its header."""
         try:
             with self._files.use(path) as descriptor:
                 size = os.fstat(descriptor).st_size
@@ -219,16 +220,16 @@ class Media:
         except (AirpackError, OSError) as error:
             self._refuse(path, position, _fault(error))
             return
-        volume = by_header.get(header, named)
-        fault = None if header == volume.header else unread or self._judge(header, position)
-        if size > volume.size or (fault and size < volume.size):
-            self._refuse(path, position, Fault(Kind.DAMAGED, _wrong_size(size, volume.size)))
+        position, file = by_header.get(header, (position, file))
+        fault = None if header == file.header else unread or self._judge(header, position)
+        if size > file.size or (fault and size < file.size):
+            self._refuse(path, position, Fault(Kind.DAMAGED, _wrong_size(size, file.size)))
         elif fault and fault.is_foreign:
             self._refuse(path, position, fault)
         else:
-            volume.copies.append(Copy(path, size, volume.size))
-            volume.has_header |= fault is None
-            volume.fault = volume.fault or fault
+            file.copies.append(Copy(path, size, file.size))
+            file.has_header |= fault is None
+            file.fault = file.fault or fault
 
     def _judge(self, header: bytes, position: int | None) -> Fault:
         """Return what is wrong with a header that no listed file has."""

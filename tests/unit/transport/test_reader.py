@@ -115,9 +115,9 @@ def test_a_frame_that_nobody_wants_is_hashed_but_not_decoded(
     decoded: list[int] = []
     plain = codec.decode
 
-    def watched(name: Codec, data: bytes, size: int) -> bytes | bytearray:
+    def watched(name: Codec, data: bytes, size: int, base: bytes | None) -> Any:
         decoded.append(size)
-        return plain(name, data, size)
+        return plain(name, data, size, base)
 
     monkeypatch.setattr(codec, "decode", watched)
 
