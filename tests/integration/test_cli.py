@@ -215,11 +215,15 @@ def test_progress_is_json_lines_on_stderr_while_stdout_is_one_document(
     for task, words in runs.items():
         done = program(*words, "--json", "--progress")
         assert isinstance(done.json, dict)
-        lines = [json.loads(line) for line in done.err.splitlines()]
+        lines = [line for line in map(json.loads, done.err.splitlines()) if line["type"] != "note"]
         assert [line["type"] for line in lines if line["type"] != "progress"] == ["start", "end"]
         assert {line["task"] for line in lines} == {task}
         assert lines[-1]["done"] == lines[-1]["total"] > 4_800_000
-        assert set(lines[0]) >= {"done", "total", "item", "bytes_per_second", "seconds_left"}
+        assert set(lines[0]) >= {"done", "total", "item", "volume", "bytes_per_second", "seconds_left"}
+        if task != "fsck":
+            assert lines[-1]["item"].endswith(("weights.safetensors", "check")), "what was in hand last"
+            volumes = ["tool-1.0.0.0001.airvol"] if task == "pack" else [path.name for path in medium.glob("*.airvol")]
+            assert lines[-1]["volume"] == max(volumes)
 
 
 def test_json_without_progress_leaves_stderr_empty(program: Callable[..., Any], bench: Any, medium: Path) -> None:

@@ -29,6 +29,7 @@ from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.release import Release, ReleaseFile
 from airpack.formats.volume import Frame
 from airpack.fsops import PartFile
+from airpack.ops.naming import ByPath
 from airpack.ops.verify import check_compatibility, fresh_refresh, present
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.store.blobs import hash_file
@@ -260,7 +261,7 @@ def _fill(
             folders,
             wanted={file.digest for file in manifest.files},
             sink=files,
-            reporter=reporter,
+            reporter=ByPath(reporter, admitted.release),
         )
     tree = staging / "tree"
     _make_folders(tree, [file.path for file in admitted.release.files])

@@ -16,6 +16,7 @@ from airpack.formats.bom import Bom
 from airpack.formats.head import Head
 from airpack.formats.release import Release
 from airpack.ops.medium import Presented, find_package
+from airpack.ops.naming import ByPath
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.bom import verified_bom
 from airpack.policy.compat import judge_release, refuse
@@ -90,7 +91,7 @@ def verify_package(
                 presented.folders,
                 wanted={file.digest for file in admitted.manifest.files},
                 sink=reader.NullSink(),
-                reporter=reporter or Silent(),
+                reporter=ByPath(reporter or Silent(), admitted.release),
                 task="verify",
             )
             found(f"{len(admitted.manifest.files)} files, {admitted.manifest.total} bytes match their digests")
