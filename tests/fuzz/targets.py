@@ -51,9 +51,11 @@ from airpack.formats.modelpack import read_model
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
 from airpack.formats.probe import Probe, parse_probe
 from airpack.formats.release import read_release
+from airpack.formats.repair import RepairReport
+from airpack.formats.repair_volume import bitmap_size, emit_bitmap, parse_contents, parse_repair_header
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, TrustPolicy
-from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Codec, Entry, Header, emit_table, parse_table
+from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Chunk, Codec, Entry, Header, emit_table, parse_table
 from airpack.ops.contents import COLUMNS, csv_lines, html_pieces
 from airpack.ops.inspect_ import inspect_package
 from airpack.ops.probes import run as probe_run
@@ -63,8 +65,9 @@ from airpack.ops.workspace import Built, Workspace
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.compat import Host, judge, judge_release
 from airpack.transport import codec, stored
-from airpack.transport.reader import NullSink, unpack_all
-from airpack.types import Digest, Limits
+from airpack.transport.reader import NullSink, open_media, unpack_all
+from airpack.transport.spare import check_spare
+from airpack.types import Digest, Limits, Silent
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -473,6 +476,68 @@ def _carried(layout: stored.Layout, data: bytes) -> None:
     found = tried(IntegrityError, run)
     if found is not None:
         same(found, Digest.of(data))
+
+
+@target("formats.repair")
+def _repair(data: bytes) -> None:
+    if report := tried(IntegrityError, RepairReport.parse, data):
+        same(report.emit(), data)
+
+
+def _chunks(position: int) -> list[Chunk]:
+    """Return the chunks of a volume of the package with parity."""
+    made = forge.spare()
+    info = made.manifest.volumes[position]
+    table = parse_table(made.tables[position], entries=info.entries, stored=info.data, what="it")
+    return [chunk for frame in table.frames() for chunk in frame.chunks]
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Leave only these files in a folder."""
+    rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+@target("formats.repair_volume", "transport.repairs", mutate=mutate.raw, bulk=None)
+def _repair_volume(data: bytes) -> None:
+    made = forge.spare()
+    if header := tried(IntegrityError, parse_repair_header, data[:HEADER], made.manifest, made.payload, what="it"):
+        same(header.emit(), data[:HEADER])
+        place = HEADER + header.slots * ENTRY
+        bitmap = data[place : place + bitmap_size(header.entries)]
+        found = tried(IntegrityError, parse_contents, made.tables[header.index - 1], bitmap, header, what="it")
+        same(emit_bitmap(found.numbers, header.entries) if found else bitmap, bitmap)
+    folder = forge.work() / "repair"
+    _write(folder, {"tool.0001.01.airfix": data})
+    with open_media(made.manifest, made.payload, [folder]) as media:
+        for position, info in enumerate(made.manifest.volumes):
+            if (table := media.table(position)) is not None:
+                same(Digest.of(table), info.table)
+            for chunk in _chunks(position):
+                if (piece := media.chunk(position, chunk)) is not None:
+                    same(Digest.of(piece).raw, chunk.digest)
+
+
+@target("transport.rebuild", "transport.spare", "transport.volumes", mutate=mutate.raw, rounds=60, bulk=None)
+def _rebuild(data: bytes) -> None:
+    made, files, at = forge.spare(), {}, 0
+    for name in made.manifest.names:
+        length = int.from_bytes(data[at : at + 4], "little")
+        if length:
+            files[name] = data[at + 4 : at + 4 + length]
+        at += 4 + length
+    folder = forge.work() / "rebuild"
+    _write(folder, files)
+    with open_media(made.manifest, made.payload, [folder]) as media:
+        for position, info in enumerate(made.manifest.volumes):
+            if (table := media.table(position)) is not None:
+                same(Digest.of(table), info.table)
+            for chunk in _chunks(position):
+                if (piece := media.chunk(position, chunk)) is not None:
+                    same(Digest.of(piece).raw, chunk.digest)
+        check_spare(media, Silent())
 
 
 # --- the channel ------------------------------------------------------------------------------------------------------

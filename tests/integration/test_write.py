@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -19,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from airpack.formats.package import ParityGroup, ParityInfo, parity_size
-from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, ROW, Entry, Header
+from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Entry, Header
 from airpack.formats.words import spoken
 from airpack.fsops import Room, failpoints, media
 from airpack.types import Digest
@@ -508,37 +506,45 @@ def test_folders_that_cannot_be_media_are_refused(
 # -- parity and repair ------------------------------------------------------------------------------------------------
 
 
-def with_parity(carried: Path, forger: Any) -> None:
-    """Add a parity volume to a package: any bytes under right digests, which is all that carrying it asks for."""
-    head = forger.read(carried)
-    manifest = forger.manifest(head)
-    length = max(info.size for info in manifest.volumes) - HEADER
-    parity = random.Random(1).randbytes(length)
-    digests = b"".join(hashlib.sha256(parity[at : at + ROW]).digest() for at in range(0, length, ROW))
-    info = ParityInfo(f"{STEM}.p01.airvol", parity_size(length), Digest.of(digests))
-    made = replace(manifest, parity=(ParityGroup(0, len(manifest.volumes), length, (info,)),))
-    forger.write_all(carried, forger.packed(head, made.emit()))
-    header = made.parity_header(Digest.of(made.emit()), 0)
-    (carried / info.name).write_bytes(header.emit() + digests + parity + digests)
+@pytest.fixture(scope="module")
+def with_parity(bench: Any, airpack: Callable[..., Any]) -> Path:
+    out = bench.folder / "parity"
+    spec = bench.spec("1.0.0", count=1_400_000)
+    words = ("--workspace", bench.workspace, "--volume-size", "2500KiB", "--parity", "1", "--json")
+    airpack("build", spec, "-o", out, *words)
+    return Path(out)
 
 
 def test_parity_goes_to_a_medium_of_its_own_and_is_compared_too(
-    airpack: Callable[..., Any], package: Path, carry: Any, forger: Any, stick: Any
+    airpack: Callable[..., Any], with_parity: Path, carry: Any, stick: Any
 ) -> None:
-    carried, one, two = carry(package), stick("one"), stick("two")
-    with_parity(carried, forger)
+    carried, one, two = carry(with_parity), stick("one"), stick("two")
     found = airpack("write", carried, one, two, "--json").json
     parity = f"{STEM}.p01.airvol"
     assert names(two) == [f"{STEM}.airpack", parity]
     assert parity not in names(one)
     assert "parity   no. p1 of p1" in found["media"][1]["label"]
     assert "volumes  none" in found["media"][1]["label"]
+    assert found["survives_one"] is False
     data = bytearray((carried / parity).read_bytes())
     data[HEADER + 100_000] ^= 1
     (carried / parity).write_bytes(data)
     (two / parity).unlink()
     error = failed(airpack("write", carried, two, "--only", "p1", "--json", expect=10), 10, "integrity")
     assert "row 1 of" in error["message"]
+
+
+def test_with_media_enough_any_one_of_them_may_be_lost(
+    airpack: Callable[..., Any], bench: Any, with_parity: Path, stick: Any
+) -> None:
+    sticks = [stick(str(number)) for number in range(count(with_parity))]
+    found = airpack("write", with_parity, *sticks, "--json").json
+    assert found["survives_one"] is True
+    assert [len(medium["files"]) for medium in found["media"]] == [2] * len(sticks)
+    for lost in sticks:
+        others = [folder for folder in sticks if folder != lost]
+        assert airpack("verify", *others, "--root", bench.root, "--json").json["ok"] is True
+    assert "may be lost" in airpack("write", with_parity, *sticks).out
 
 
 def repair_volume(carried: Path, forger: Any, number: int) -> Path:
@@ -562,12 +568,13 @@ def test_a_repair_folder_is_written_as_it_is(
 ) -> None:
     carried, folder = carry(package), stick()
     fix = repair_volume(carried, forger, 2)
-    (carried / "foreign.01.airfix").write_bytes(b"x" * 500)
+    foreign = f"{STEM}.0003.01.airfix"
+    (carried / foreign).write_bytes(b"x" * 500)
     for number in range(2, count(package) + 1):
         (carried / volume(number)).unlink()
     found = airpack("write", carried, folder, "--json").json
     assert names(folder) == [volume(1), fix.name, f"{STEM}.airpack"]
-    assert found["ignored"] == ["foreign.01.airfix"]
+    assert found["ignored"] == [foreign]
     assert f"repair   {fix.name}" in found["media"][0]["label"]
     data = bytearray(fix.read_bytes())
     data[-1] ^= 1

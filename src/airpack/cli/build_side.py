@@ -74,7 +74,7 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path))
+@click.argument("spec", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
 @click.option(
     "--format",
@@ -90,21 +90,47 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     show_default=True,
     help="Largest volume: bytes, 700MiB, 25GB, or fat32, dvd, dvd-dl, bd25, bd50, bd100.",
 )
+@click.option(
+    "--parity",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Parity volumes for each group of up to 256: any N volumes of it may be lost.",
+)
+@click.option(
+    "--repair",
+    type=click.Path(path_type=Path),
+    metavar="REPORT",
+    help="Without SPEC: copy what an import's report asks for from the package in --from.",
+)
+@click.option("--from", "source", type=click.Path(path_type=Path), help="With --repair: the package, as it was built.")
 @click.option("--dry-run", is_flag=True, help="Find and check the inputs, write nothing.")
 @workspace_option
 @progress_option
 @json_option
 def build(
-    spec: Path,
+    spec: Path | None,
     out: Path,
     form: str,
     volume_size: str,
+    parity: int,
+    repair: Path | None,
+    source: Path | None,
     dry_run: bool,
     workspace: Path | None,
     progress: bool,
     as_json: bool,
 ) -> None:
-    """Build the release that SPEC describes, sign it, and write its package."""
+    """Build the release that SPEC describes, sign it, and write its package; or repair one that came damaged."""
+    if repair is not None or source is not None or spec is None:
+        if spec is not None or repair is None or source is None:
+            raise InputError(
+                "build takes either a pack spec, or --repair REPORT together with --from PACKAGE",
+                hint="airpack build --help",
+            )
+        _repair(repair, source, out, dry_run=dry_run, progress=progress, as_json=as_json)
+        return
     from airpack.formats.sizes import parse_volume_size
     from airpack.ops.build import build as run
     from airpack.ops.workspace import Workspace
@@ -117,6 +143,7 @@ def build(
         passphrase=_passphrase(new=False),
         now=now(),
         volume_size=parse_volume_size(volume_size),
+        parity=parity,
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
@@ -133,6 +160,24 @@ def build(
             *(f"head         {path.name}" for path in [result.head] if path),
             *(f"volume       {path.name}" for path in result.volumes),
         ]
+    output.show(result.document(), lines, as_json=as_json)
+
+
+def _repair(report: Path, source: Path, out: Path, *, dry_run: bool, progress: bool, as_json: bool) -> None:
+    from airpack.ops.repair_package import repair_package
+
+    reporter = output.reporter(as_json=as_json, progress=progress)
+    result = repair_package(report, source, out, dry_run=dry_run, reporter=reporter)
+    rows = [
+        (part.name, "whole volume" if part.chunks is None else f"{part.chunks} chunks", output.size(part.size))
+        for part in result.parts
+    ]
+    done = "would copy" if dry_run else "copied"
+    lines = [
+        f"{done} {output.size(result.size)} of {result.product}@{result.version} to {result.out}",
+        *output.table(rows),
+        *([f"{result.head.name}, the head"] if result.head else []),
+    ]
     output.show(result.document(), lines, as_json=as_json)
 
 
@@ -233,6 +278,8 @@ def _written_lines(document: dict[str, Any]) -> list[str]:
         )
         lines += [_READ_BACK[medium["read_back"]]] if not document["dry_run"] else []
         lines += ["", *(f"    {line}" for line in medium["label"]), ""] if medium["label"] else []
+    if document.get("survives_one"):
+        lines.append("any one of these media may be lost: parity rebuilds what was on it")
     lines += [f"not of this package, left alone: {name}" for name in document.get("ignored", [])]
     return lines
 

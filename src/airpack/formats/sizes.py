@@ -12,9 +12,8 @@ needs beside it. Capacities are sectors of 2048 bytes as drives report them, of 
 | `bd50` | 48,440,016,896 | the same in two layers: 23,652,352 sectors of 24,438,784 |
 | `bd100` | 96,882,130,944 | the same share in three layers: 47,305,728 sectors of 48,878,592 |
 
-Off a disc's capacity go 32 MiB: 16 for the largest head, up to 6 by which a parity volume is longer than a data volume,
-the rest for UDF. What remains, and FAT32's limit, are cut to whole MiB; FAT32 is left 1 MiB for the parity volume.
-A disc's volume may be longer than FAT32 takes, and than ISO 9660 takes below level 3: such discs are UDF.
+Off a disc's capacity go 32 MiB: 16 for the largest head, the rest for UDF and a label. Off FAT32's goes 1. What remains
+is cut to whole MiB. A disc's volume may be longer than FAT32 takes, and ISO 9660 below level 3: such discs are UDF.
 """
 
 import re

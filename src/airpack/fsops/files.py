@@ -163,6 +163,11 @@ class NewFile:
         with _translated("open again", self.path):
             self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def open_read(self) -> int:
+        """Open what was written so far for reading, parked or not; the caller closes it with `close_read`."""
+        with _translated("open again", self.path):
+            return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
     def commit(self, *, sync_folder: bool = True) -> None:
         """fsync, close, rename to the final name, fsync the folder.
 

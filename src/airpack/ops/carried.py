@@ -18,13 +18,13 @@ from airpack.errors import InputError, IntegrityError, NotFoundError, PartialErr
 from airpack.formats import dsse
 from airpack.formats import head as heads
 from airpack.formats.package import PackageManifest
-from airpack.formats.volume import HEADER, REPAIR_MAGIC, Header
+from airpack.formats.repair_volume import is_repair_name, parse_repair_header, repair_size, stems_of
+from airpack.formats.volume import HEADER
 from airpack.ops.medium import find_head, names, read_head
 from airpack.ops.spread import Item
 from airpack.transport import stored
 from airpack.types import Digest, Limits
 
-_REPAIR = re.compile(r"[a-z0-9._-]{1,100}\.airfix")
 _RANGE = re.compile(r"(p?)([1-9][0-9]{0,4})(?:-p?([1-9][0-9]{0,4}))?")
 _NAMED: Final = 20  # names in one message
 
@@ -84,7 +84,7 @@ def look_at(package: Path, only: str) -> Carried:
     envelope = dsse.parse(heads.parse(data).package, "package envelope", limit=Limits.HEAD)
     manifest, payload = PackageManifest.parse(envelope.payload), Digest.of(envelope.payload)
     beside = set(names(head.parent))
-    repairs, ignored = _find_repairs(head.parent, sorted(beside), payload)
+    repairs, ignored = _find_repairs(head.parent, sorted(beside), manifest, payload)
     items = {item.name: item for item in (*_volumes(manifest), *repairs)}
     wanted = select(only, manifest, [item.name for item in repairs]) if only else list(items)
     missing = [name for name in wanted if name not in beside]
@@ -178,23 +178,20 @@ def _layouts(
     return made
 
 
-def _find_repairs(folder: Path, beside: Iterable[str], payload: Digest) -> tuple[list[Item], tuple[str, ...]]:
+def _find_repairs(
+    folder: Path, beside: Iterable[str], manifest: PackageManifest, payload: Digest
+) -> tuple[list[Item], tuple[str, ...]]:
     """Return the repair volumes of this package in `folder`, and the names of those of others."""
-    found, others = [], []
+    found, others, stems = [], [], stems_of(manifest)
     for name in beside:
-        if not _REPAIR.fullmatch(name):
+        if not is_repair_name(name, stems):
             continue
         try:
-            header = Header.parse(fsops.read_start(folder / name, HEADER), what=name)
-            size = (folder / name).stat().st_size
-        except (IntegrityError, OSError):
+            header = parse_repair_header(fsops.read_start(folder / name, HEADER), manifest, payload, what=name)
+        except IntegrityError:
             others.append(name)
             continue
-        is_ours = header.package == payload and header.magic == REPAIR_MAGIC
-        if is_ours:
-            found.append(Item(name, size))
-        else:
-            others.append(name)
+        found.append(Item(name, repair_size(header)))
     return found, tuple(others)
 
 

@@ -1,16 +1,18 @@
 """Which file of a package goes to which medium. Pure: rooms in, a plan out.
 
-1. Data volumes go in order, each to the first medium that has room for it.
+1. Data volumes go in order, each to the first medium that has room for it. Repair volumes do the same.
 2. Parity volumes follow: where there is a choice, to a medium without a data volume of their group, and there beside as
-   few others of it as possible, so that a lost medium takes as little of a group as can be.
-3. Repair volumes go as data volumes do.
+   few others of it as possible.
+3. Where the media suffice for it, none gets more volumes of a group than the group has parity volumes: then any one of
+   the media may be lost. Where they do not, rules 1 and 2 alone hold, and no medium is filled for nothing.
 4. Every medium keeps room for the head, and some for the file system.
 
 What finds no room is left for another sitting. What no medium here could ever take is an error: it would be left for
 ever.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -75,42 +77,73 @@ def spread(items: Sequence[Item], places: Sequence[Place], *, head: int) -> list
     missing = [item for item in items if item not in kept]
     for item in missing:
         _check_ever(item, places, head)
-    rooms = _Rooms(places, head)
-    data = [item for item in missing if not item.is_parity]
-    parity = [item for item in missing if item.is_parity]
-    return [*rooms.fill(data, by_group=False), *rooms.fill(parity, by_group=True)]
+    parity = Counter(item.group for item in items if item.is_parity)
+    apart = _Rooms(places, head, most=parity)
+    left_apart = apart.fill(missing)
+    together = _Rooms(places, head, most={})
+    left = together.fill(missing)
+    rooms, left = (apart, left_apart) if parity and len(left_apart) <= len(left) else (together, left)
+    for place, added in zip(places, rooms.added, strict=True):
+        place.added += added
+    return left
+
+
+def survives_one(items: Sequence[Item], places: Sequence[Place]) -> bool:
+    """Return whether any one of the media may be lost: parity then rebuilds what was on it."""
+    parity = Counter(item.group for item in items if item.is_parity)
+    held = {item for place in places for item in place.items}
+    return held.issuperset(items) and all(
+        count <= parity[group]
+        for place in places
+        for group, count in Counter(item.group for item in place.items).items()
+    )
 
 
 class _Rooms:
-    """What is still free; media on one device share it."""
+    """One try at a plan: what is still free, where media on one device share it, and what was placed.
 
-    def __init__(self, places: Sequence[Place], head: int) -> None:
-        self._places = places
+    Attributes:
+        added: What is placed on each of the media.
+
+    Args:
+        most: Volumes of a group that one medium may get; groups that are not named may crowd.
+    """
+
+    def __init__(self, places: Sequence[Place], head: int, *, most: Mapping[int, int]) -> None:
+        self.added: list[list[Item]] = [[] for _ in places]
+        self._places, self._most = places, most
         self._free: dict[int, int] = {place.room.device: place.room.free for place in places}
         for place in places:
             self._free[place.room.device] -= _beside(place.room, head)
 
-    def fill(self, items: Iterable[Item], *, by_group: bool) -> list[Item]:
-        """Place `items` and return those that find no room."""
-        left = []
-        for item in items:
-            fitting = [place for place in self._places if self._has_room(place.room, item)]
-            if not fitting:
-                left.append(item)
-                continue
-            place = min(fitting, key=lambda place: _crowd(place, item)) if by_group else fitting[0]
-            self._free[place.room.device] -= place.room.occupied(item.size)
-            place.added.append(item)
-        return left
+    def fill(self, items: Sequence[Item]) -> list[Item]:
+        """Place `items`, data volumes first, and return those that find no room."""
+        in_order = sorted(items, key=lambda item: item.is_parity)
+        return [item for item in in_order if not self._place(item)]
 
-    def _has_room(self, room: Room, item: Item) -> bool:
-        return _takes(room, item) and room.occupied(item.size) <= self._free[room.device]
+    def _place(self, item: Item) -> bool:
+        fitting = [number for number, place in enumerate(self._places) if self._has_room(number, place.room, item)]
+        if not fitting:
+            return False
+        number = min(fitting, key=lambda number: self._crowd(number, item)) if item.is_parity else fitting[0]
+        room = self._places[number].room
+        self._free[room.device] -= room.occupied(item.size)
+        self.added[number].append(item)
+        return True
 
+    def _has_room(self, number: int, room: Room, item: Item) -> bool:
+        if not _takes(room, item) or room.occupied(item.size) > self._free[room.device]:
+            return False
+        return item.group not in self._most or len(self._group(number, item)) < self._most[item.group]
 
-def _crowd(place: Place, item: Item) -> tuple[bool, int]:
-    """Return how much of the item's group is at a place already: any data volume, and how many parity volumes."""
-    group = [other for other in place.items if other.group == item.group]
-    return any(not other.is_parity for other in group), len(group)
+    def _group(self, number: int, item: Item) -> list[Item]:
+        there = (*self._places[number].kept, *self.added[number])
+        return [other for other in there if other.group == item.group]
+
+    def _crowd(self, number: int, item: Item) -> tuple[bool, int]:
+        """Return how much of the item's group is at a place: any data volume, and how many volumes."""
+        group = self._group(number, item)
+        return any(not other.is_parity for other in group), len(group)
 
 
 def _beside(room: Room, head: int) -> int:

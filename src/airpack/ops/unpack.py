@@ -29,11 +29,14 @@ from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.release import Release, ReleaseFile
 from airpack.formats.volume import Frame
 from airpack.fsops import PartFile
+from airpack.ops.medium import say_mended
 from airpack.ops.naming import ByPath
 from airpack.ops.verify import check_compatibility, fresh_refresh, present
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.store.blobs import hash_file
 from airpack.transport import reader
+from airpack.transport.damage import Range
+from airpack.transport.outcome import Outcome, places
 from airpack.types import Check, Digest, Reporter, Silent
 
 _STAGING: Final = ".airpack-unpack"
@@ -53,12 +56,14 @@ class Unpacked:
         folder: Where its files lie.
         checks: Each check, in order.
         ignored: Names on the media that the package does not list.
+        mended: What was not as signed, and had from elsewhere or rebuilt, by volume.
     """
 
     admitted: Admitted
     folder: Path
     checks: tuple[Check, ...]
     ignored: tuple[str, ...]
+    mended: Mapping[str, Sequence[Range]]
 
     @property
     def total(self) -> int:
@@ -81,6 +86,7 @@ class Unpacked:
             "bytes": self.total,
             "checks": documents(self.checks),
             "ignored": list(self.ignored),
+            "mended": places(self.mended),
         }
 
 
@@ -122,12 +128,13 @@ def unpack_package(
         with steps.step("space") as found:
             found(_check_space(out, admitted.release))
         with steps.step("volumes") as found:
-            _unpack(admitted, presented.folders, out, held, report)
+            outcome = _unpack(admitted, presented.folders, out, held, report)
             found(f"{len(admitted.release.files)} files written, each with its signed digest")
     except AirpackError as error:
         error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
         raise
-    return Unpacked(admitted, out, tuple(steps.checks), tuple(presented.unlisted(admitted.manifest)))
+    ignored = tuple(presented.unlisted(admitted.manifest))
+    return Unpacked(admitted, out, tuple(steps.checks), ignored, outcome.mended)
 
 
 def _check_free(out: Path) -> None:
@@ -229,7 +236,7 @@ def _regular(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def _unpack(
     admitted: Admitted, folders: Sequence[Path], out: Path, held: Mapping[Digest, Path], reporter: Reporter
-) -> None:
+) -> Outcome:
     is_new = not out.exists()
     fsops.make_dir(out)
     staging = out / _STAGING
@@ -238,7 +245,7 @@ def _unpack(
             fsops.remove_tree(staging)
             fsops.make_dir(staging, 0o700)
             try:
-                _fill(admitted, folders, staging, held, reporter)
+                outcome = _fill(admitted, folders, staging, held, reporter)
                 _publish(staging, out)
             finally:
                 fsops.remove_tree(staging)
@@ -247,28 +254,24 @@ def _unpack(
             with suppress(OSError):
                 out.rmdir()
         raise
+    return outcome
 
 
 def _fill(
     admitted: Admitted, folders: Sequence[Path], staging: Path, held: Mapping[Digest, Path], reporter: Reporter
-) -> None:
+) -> Outcome:
     """Gather all files in `staging`, whole and durable, under their paths in its folder `tree`."""
     manifest = admitted.manifest
-    with _Files(staging) as files:
-        reader.unpack_all(
-            manifest,
-            admitted.manifest_digest,
-            folders,
-            wanted={file.digest for file in manifest.files},
-            sink=files,
-            reporter=ByPath(reporter, admitted.release),
-        )
+    wanted, by_path = {file.digest for file in manifest.files}, ByPath(reporter, admitted.release)
+    with reader.open_media(manifest, admitted.manifest_digest, folders) as media, _Files(staging) as files:
+        outcome = reader.unpack_whole(media, wanted=wanted, sink=files, reporter=by_path)
+        say_mended(media, reporter)
     tree = staging / "tree"
     _make_folders(tree, [file.path for file in admitted.release.files])
-    places: defaultdict[Digest, list[ReleaseFile]] = defaultdict(list)
+    alike: defaultdict[Digest, list[ReleaseFile]] = defaultdict(list)
     for file in admitted.release.files:
-        places[file.digest].append(file)
-    for digest, (first, *more) in places.items():
+        alike[file.digest].append(file)
+    for digest, (first, *more) in alike.items():
         origin = held.get(digest)
         if origin is not None:
             _copy(origin, staging, tree, first)
@@ -276,6 +279,7 @@ def _fill(
             fsops.publish(staging / digest.hex, tree / first.path, mode=_mode(first))
         for file in more:
             _copy(tree / first.path, staging, tree, file)
+    return outcome
 
 
 class _Files:

@@ -27,12 +27,13 @@ from typing import Any, Final
 
 from airpack import fsops
 from airpack.errors import CancelledError, InputError, IntegrityError, NotFoundError, PartialError, StorageError
+from airpack.formats.repair_volume import SUFFIX as REPAIR_SUFFIX
 from airpack.formats.times import emit_time
 from airpack.formats.words import spoken
 from airpack.fsops import NewFile, ReadBack, Room
 from airpack.ops.carried import Carried, compact, look_at
 from airpack.ops.medium import names
-from airpack.ops.spread import Item, Place, spread
+from airpack.ops.spread import Item, Place, spread, survives_one
 from airpack.transport.stored import Check
 from airpack.types import Digest, Reporter, Silent
 
@@ -115,6 +116,7 @@ class Written:
         digest: Its SHA-256.
         name: `product@version`, as the head says.
         media: Every medium that holds something of the package.
+        survives_one: Whether any one of the media may be lost: parity then rebuilds what was on it.
         left: Names of files that found no room.
         only: The same, as `--only` takes it; empty for none.
         dry_run: Whether nothing was written.
@@ -125,6 +127,7 @@ class Written:
     digest: Digest
     name: str
     media: tuple[Medium, ...]
+    survives_one: bool
     left: tuple[str, ...]
     only: str
     dry_run: bool
@@ -146,6 +149,7 @@ class Written:
             "words": spoken(self.digest),
             "dry_run": self.dry_run,
             "media": [medium.document() for medium in self.media],
+            "survives_one": self.survives_one,
             "left": list(self.left),
             "only": self.only,
             "next_medium": self.next_medium if self.left else None,
@@ -280,6 +284,7 @@ class _Run:
             media=tuple(
                 self._medium(source, place, number, count) for number, place in enumerate(used, self._options.first)
             ),
+            survives_one=survives_one(source.items, places),
             left=tuple(item.name for item in left),
             only=",".join(compact([item.name for item in left], source.manifest)),
             dry_run=self._options.dry_run,
@@ -452,7 +457,7 @@ def _label(source: Carried, on_it: Sequence[str], number: int, count: int | None
     """Return what to write on a medium, for those who will look for it in a drawer."""
     manifest, digest = source.manifest, Digest.of(source.data)
     words = compact(on_it, manifest)
-    repairs = [word for word in words if word.endswith(".airfix")]
+    repairs = [word for word in words if word.endswith(REPAIR_SUFFIX)]
     volumes = [word for word in words if word[0].isdecimal() and word not in repairs]
     parity = [word for word in words if word not in {*volumes, *repairs}]
     parity_count = sum(len(group.volumes) for group in manifest.parity)

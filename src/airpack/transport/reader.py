@@ -28,10 +28,12 @@ from airpack.transport.outcome import Outcome, refuse_missing
 from airpack.transport.pipeline import Ordered
 from airpack.transport.plan import Stream
 from airpack.transport.progress import Progress
+from airpack.transport.rebuild import Parity
+from airpack.transport.repairs import Repairs
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent
 
-__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all"]
+__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all", "unpack_whole"]
 
 _SILENT: Final = Silent()
 
@@ -45,8 +47,12 @@ def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Pat
         folders: Where volumes are looked for.
     """
     media = Media(manifest, payload, folders)
+    repairs = Repairs(media, payload)
     try:
         media.survey()
+        repairs.survey()
+        media.rescues += [repairs] if repairs.is_any else []
+        media.rescues += [Parity(media)] if any(file.is_there for file in media.parity) else []
     except BaseException:
         media.close()
         raise
@@ -75,12 +81,23 @@ def unpack_all(
         Exception: Whatever `sink` raises.
     """
     with open_media(manifest, payload, folders) as media:
-        if not media.rescues:
-            missing = [number for number in media.missing if number not in media.refused]
-            refuse_missing(media, [media.volumes[number].name for number in missing])
-        outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
-        outcome.refuse(media)
-        return outcome
+        return unpack_whole(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+
+
+def unpack_whole(
+    media: Media,
+    *,
+    wanted: Container[Digest],
+    sink: Sink,
+    bases: Bases | None = None,
+    reporter: Reporter = _SILENT,
+    task: str = "unpack",
+) -> Outcome:
+    """Do the same from media that are open; afterwards they tell what was mended."""
+    refuse_missing(media, [media.volumes[number].name for number in media.hopeless])
+    outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+    outcome.refuse(media)
+    return outcome
 
 
 def unpack(
@@ -232,13 +249,19 @@ class _Reading:
         for position in needed:
             media.check_presence(position)
         ranges = media.damage.ranges
-        away = {number for number in needed if not media.volumes[number].is_there and number not in media.refused}
+        # Of a volume that is missing, but was had in parts, only the others are needed.
+        away = sorted(
+            number
+            for number in needed - ranges.keys()
+            if not media.volumes[number].is_there and number not in media.refused
+        )
         return Outcome(
-            missing=tuple(volumes[position].name for position in sorted(away)),
-            damaged={volumes[position].name: places for position, places in ranges.items() if position not in away},
+            missing=tuple(volumes[position].name for position in away),
+            damaged={volumes[position].name: places for position, places in ranges.items()},
             damage=media.damage,
             dropped=tuple(file.digest for file in self._delivery.dropped),
             unproven=len(self._unproven),
+            mended={volumes[position].name: places for position, places in media.mended.ranges.items()},
         )
 
 

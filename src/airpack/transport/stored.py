@@ -18,16 +18,8 @@ from typing import Final
 
 from airpack.errors import IntegrityError
 from airpack.formats.package import PackageManifest, ParityGroup, ParityInfo
-from airpack.formats.volume import (
-    ENTRY,
-    HEADER,
-    REPAIR_MAGIC,
-    ROW,
-    ROW_DIGEST,
-    Header,
-    Table,
-    parse_table,
-)
+from airpack.formats.repair_volume import bitmap_size, parse_contents, parse_repair_header, repair_size
+from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, Table, parse_table, read_places
 from airpack.types import Digest
 
 _DAMAGED: Final = "bring this file again from where it was built"
@@ -109,24 +101,15 @@ def repair_volume(manifest: PackageManifest, payload: Digest, size: int) -> Layo
         size: Length of the file in bytes.
     """
     found = yield Part("header", HEADER, None, kept=True)
-    header = Header.parse(found, what="the header")
-    position = header.index - 1
-    if header.magic != REPAIR_MAGIC or header.package != payload or position >= len(manifest.volumes):
-        raise IntegrityError("it is no repair volume of this package")
-    info = manifest.volumes[position]
-    bitmap_size = -(-info.entries // 8)
-    filled = size - HEADER - info.slots * ENTRY - bitmap_size
-    expected = Header(payload, header.index, len(manifest.volumes), info.entries, info.slots, filled, REPAIR_MAGIC)
-    if header != expected:
-        raise IntegrityError("the header is not the one that follows from the manifest")
+    header = parse_repair_header(found, manifest, payload, what="it")
+    if repair_size(header) != size:
+        raise IntegrityError(f"it has {size} bytes; its header says {repair_size(header)}")
+    info = manifest.volumes[header.index - 1]
     data = yield Part("chunk table", info.slots * ENTRY, info.table.raw, kept=True)
-    bitmap = yield Part("bitmap", bitmap_size, None, kept=True)
-    table = _table(manifest, position, data, stored=info.data)
-    for frame in table.frames():
-        for chunk in frame.chunks:
-            place, bit = divmod(chunk.number - 1, 8)
-            if bitmap[place] >> bit & 1 and chunk.stored:
-                yield Part(f"chunk {chunk.number} of {info.entries}", chunk.stored, chunk.digest)
+    bitmap = yield Part("bitmap", bitmap_size(info.entries), None, kept=True)
+    for number in parse_contents(data, bitmap, header, what="it").numbers:
+        ((digest, length),) = read_places(data[(number - 1) * ENTRY : number * ENTRY])
+        yield Part(f"chunk {number} of {info.entries}", length, digest)
 
 
 def _exactly(data: bytes, name: str) -> Part:

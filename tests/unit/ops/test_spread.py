@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from airpack.errors import StorageError
 from airpack.formats.sizes import FAT_FILE
 from airpack.fsops import Room
-from airpack.ops.spread import Item, Place, spread
+from airpack.ops.spread import Item, Place, spread, survives_one
 
 MIB = 1 << 20
 HEAD = 3 * MIB
@@ -85,8 +85,43 @@ def test_parity_goes_where_no_volume_of_its_group_is() -> None:
 
 def test_parity_volumes_of_a_group_part_where_they_can() -> None:
     places = [place(name, BESIDE + 9 * MIB) for name in ("one", "two", "three")]
-    spread([*volumes(3, group=0), *parity(2)], places, head=HEAD)
+    spread([*volumes(5, group=0), *parity(2)], places, head=HEAD)
     assert [names(found) for found in places[1:]] == [["p.p01.airvol"], ["p.p02.airvol"]]
+
+
+def test_where_the_media_suffice_none_gets_more_of_a_group_than_can_be_rebuilt() -> None:
+    items = [*volumes(4, group=0), *parity(2)]
+    places = [place(name, BESIDE + 9 * MIB) for name in ("one", "two", "three")]
+    assert spread(items, places, head=HEAD) == []
+    assert [len(names(found)) for found in places] == [2, 2, 2]
+    assert names(places[2]) == ["p.p01.airvol", "p.p02.airvol"]
+    assert survives_one(items, places)
+
+
+def test_where_they_do_not_suffice_nothing_is_spread_for_nothing() -> None:
+    items = [*volumes(4, group=0), *parity(1)]
+    places = [place(name, BESIDE + 9 * MIB) for name in ("one", "two", "three")]
+    assert spread(items, places, head=HEAD) == []
+    assert [len(names(found)) for found in places] == [4, 1, 0]
+    assert not survives_one(items, places)
+
+
+def test_spreading_leaves_nothing_behind_that_would_fit_together() -> None:
+    items = [*volumes(2, group=0), *parity(1)]
+    places = [place("one", BESIDE + 3 * MIB), place("two", BESIDE), place("three", BESIDE)]
+    assert spread(items, places, head=HEAD) == []
+    assert len(names(places[0])) == 3
+
+
+def test_what_lies_there_counts_among_what_may_be_lost() -> None:
+    items = [*volumes(2, group=0), *parity(1)]
+    places = [place(name, BESIDE + 9 * MIB) for name in ("one", "two", "three")]
+    places[1].kept.append(items[0])
+    assert spread(items, places, head=HEAD) == []
+    assert (names(places[0]), names(places[1]), names(places[2])) == (["p.0002.airvol"], [], ["p.p01.airvol"])
+    assert survives_one(items, places)
+    assert not survives_one([*items, Item("other", 1)], places), "what is left is not rebuilt by any"
+    assert not survives_one(volumes(1), [place("one", BESIDE)])
 
 
 def test_parity_of_another_group_may_lie_with_a_groups_volumes() -> None:

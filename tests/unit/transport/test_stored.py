@@ -121,10 +121,10 @@ def test_a_volume_is_not_taken_for_its_neighbour(package: Package) -> None:
 def test_a_repair_volume_of_another_package_is_none_of_this_one(package: Package) -> None:
     manifest, _, _ = package
     fix = repair(package, 0, {1})
-    with pytest.raises(IntegrityError, match="no repair volume of this package"):
+    with pytest.raises(IntegrityError, match="belongs to another package"):
         checked(stored.repair_volume(manifest, Digest.of(b"other"), len(fix)), fix)
     data = (package[2] / manifest.volumes[0].name).read_bytes()
-    with pytest.raises(IntegrityError, match="no repair volume of this package"):
+    with pytest.raises(IntegrityError, match="not a repair volume"):
         checked(stored.repair_volume(manifest, package[1], len(data)), data)
 
 
