@@ -1,9 +1,9 @@
-"""Commands of the connected side: init, build, publish, releases."""
+"""Commands of the connected side: init, build, write, publish, releases."""
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,7 +84,12 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     show_default=True,
     help="A package for the gap, or a plain OCI layout.",
 )
-@click.option("--volume-size", default="2GiB", show_default=True, help="Largest volume, in bytes or as 700MiB, 4GiB.")
+@click.option(
+    "--volume-size",
+    default="2GiB",
+    show_default=True,
+    help="Largest volume: bytes, 700MiB, 25GB, or fat32, dvd, dvd-dl, bd25, bd50, bd100.",
+)
 @click.option(
     "--parity",
     type=int,
@@ -126,7 +131,7 @@ def build(
             )
         _repair(repair, source, out, dry_run=dry_run, progress=progress, as_json=as_json)
         return
-    from airpack.formats.packspec import parse_size
+    from airpack.formats.sizes import parse_volume_size
     from airpack.ops.build import build as run
     from airpack.ops.workspace import Workspace
 
@@ -137,7 +142,7 @@ def build(
         form="oci" if form == "oci" else "package",
         passphrase=_passphrase(new=False),
         now=now(),
-        volume_size=parse_size(volume_size),
+        volume_size=parse_volume_size(volume_size),
         parity=parity,
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
@@ -225,4 +230,68 @@ def releases(workspace: Path | None, as_json: bool) -> None:
     output.show(document, output.table(rows) if built else ["no releases yet"], as_json=as_json)
 
 
-COMMANDS = (init, build, publish, releases)
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.option("--only", default="", metavar="VOLUMES", help="Only these: 3,5-7,p1 (p for parity), or names.")
+@click.option("--medium", default=1, show_default=True, type=click.IntRange(1, 9999), help="Number of the first DIR.")
+@click.option("--no-read-back", is_flag=True, help="Compare nothing: for transfer folders that empty as they fill.")
+@click.option("--label", type=click.Path(path_type=Path), help="Write the labels to this file too, as text.")
+@click.option("--force", is_flag=True, help="Replace other files under the package's names, and the file of --label.")
+@click.option("--dry-run", is_flag=True, help="Say which file would go where, write nothing.")
+@progress_option
+@json_option
+def write(
+    package: Path,
+    folders: tuple[Path, ...],
+    only: str,
+    medium: int,
+    no_read_back: bool,
+    label: Path | None,
+    force: bool,
+    dry_run: bool,
+    progress: bool,
+    as_json: bool,
+) -> None:
+    """Spread PACKAGE over the media mounted at DIR, the head last on each, and read them back."""
+    from airpack.errors import PartialError
+    from airpack.ops.write import Options, write_package
+
+    options = Options(only=only, first=medium, replace=force, read_back=not no_read_back, dry_run=dry_run, label=label)
+    reporter = output.reporter(as_json=as_json, progress=progress)
+    try:
+        result = write_package(package, folders, options=options, now=now(), reporter=reporter)
+    except PartialError as error:
+        if not as_json:
+            output.show_found(_written_lines(error.document))
+        raise
+    output.show(result.document(), _written_lines(result.document()), as_json=as_json)
+
+
+def _written_lines(document: dict[str, Any]) -> list[str]:
+    """Return what went where, and each medium's label, for people."""
+    lines: list[str] = []
+    for medium in document.get("media", []):
+        of = f" of {medium['of']}" if medium["of"] else ""
+        kind = medium["file_system"] or "file system unknown"
+        lines.append(f"medium {medium['medium']}{of}: {medium['folder']} ({kind})")
+        done = "to write" if document["dry_run"] else "written"
+        lines += output.table(
+            ("  " + file["name"], output.size(file["size"]), "there already" if file["kept"] else done)
+            for file in medium["files"]
+        )
+        lines += [_READ_BACK[medium["read_back"]]] if not document["dry_run"] else []
+        lines += ["", *(f"    {line}" for line in medium["label"]), ""] if medium["label"] else []
+    if document.get("survives_one"):
+        lines.append("any one of these media may be lost: parity rebuilds what was on it")
+    lines += [f"not of this package, left alone: {name}" for name in document.get("ignored", [])]
+    return lines
+
+
+_READ_BACK = {
+    "direct": "  read back from the device, past the page cache: equal",
+    "dropped": "  read back after the page cache was told to let go: equal",
+    "no": "  not read back",
+}
+
+COMMANDS = (init, build, write, publish, releases)

@@ -32,6 +32,7 @@ from airpack.ops.host import check_host
 from airpack.ops.incomplete import incomplete, settle
 from airpack.ops.journal import read_progress
 from airpack.ops.medium import Presented, find_package, say_mended
+from airpack.ops.naming import ByPath
 from airpack.ops.quarantine import fetch, quarantine_of, size_of
 from airpack.ops.receipts import write_receipt
 from airpack.ops.recover import exclusive
@@ -257,7 +258,8 @@ class _Import:
         return write_receipt(self._site, self._held)
 
     def _commit(self, admitted: Admitted, media: Media) -> ReleaseRow:
-        fetched = fetch(self._site, media, admitted.manifest_digest, wanted=set(self._missing), reporter=self._reporter)
+        reporter = ByPath(self._reporter, admitted.release)
+        fetched = fetch(self._site, media, admitted.manifest_digest, wanted=set(self._missing), reporter=reporter)
         say_mended(media, self._reporter)
         if not fetched.outcome.is_whole:
             raise incomplete(self._site, admitted.manifest, admitted.manifest_digest, fetched.outcome)

@@ -14,7 +14,9 @@ from airpack.crypto.client import TrustedChannel, refresh
 from airpack.errors import AirpackError, InputError
 from airpack.formats.bom import Bom
 from airpack.formats.head import Head
+from airpack.formats.release import Release
 from airpack.ops.medium import Presented, find_package, say_mended
+from airpack.ops.naming import ByPath
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.bom import verified_bom
 from airpack.policy.compat import judge_release, refuse
@@ -93,16 +95,13 @@ def verify_package(
     steps = Steps()
     release: str | None = None
     try:
-        presented, data = _read(paths, steps)
+        presented, data = present(paths, steps)
         admitted = admit(data, refresh=fresh_refresh(root, now), have=airpack.__version__, steps=steps)
         release = str(admitted.release.digest)
-        with steps.step("compatibility") as found:
-            findings = judge_release(admitted.release.compat)
-            refuse(findings)
-            found(f"{len(findings)} rules about model and runtime hold")
+        check_compatibility(admitted.release, steps)
         materials = _materials(admitted, steps) if bom is not None else None
         with steps.step("volumes") as found:
-            outcome, spare = _read_volumes(admitted, presented, reporter or Silent())
+            outcome, spare = _read_volumes(admitted, presented, ByPath(reporter or Silent(), admitted.release))
             found(f"{len(admitted.manifest.files)} files, {admitted.manifest.total} bytes match their digests")
         if bom is not None and materials is not None:
             fsops.write_durable(bom.absolute(), materials.data, replace=replace)
@@ -131,8 +130,24 @@ def _materials(admitted: Admitted, steps: Steps) -> Bom:
     return materials
 
 
-def _read(paths: Sequence[Path], steps: Steps) -> tuple[Presented, bytes]:
-    """Find and read the head; what fails here fails as its step."""
+def check_compatibility(release: Release, steps: Steps) -> None:
+    """Judge whether model and runtime fit each other, as a step of its own.
+
+    Raises:
+        PolicyError: They do not.
+    """
+    with steps.step("compatibility") as found:
+        findings = judge_release(release.compat)
+        refuse(findings)
+        found(f"{len(findings)} rules about model and runtime hold")
+
+
+def present(paths: Sequence[Path], steps: Steps) -> tuple[Presented, bytes]:
+    """Return the package that `paths` present together, and the bytes of its head, read once.
+
+    Raises:
+        AirpackError: There is none, or it cannot be read; noted as the step `head`.
+    """
     try:
         presented = find_package(paths)
         return presented, presented.read()

@@ -123,7 +123,7 @@ def unpack(
         progress: Frames that earlier runs have verified and delivered; they are not read again.
         bases: Gives bytes of base files, whose digests were checked; None where they are not at hand: then frames that
             build on them are hashed, but not decoded.
-        reporter: Receives progress in stored bytes.
+        reporter: Receives progress in stored bytes, each file by its digest.
         workers: Threads that verify and decode, at least 1.
         task: What `reporter` is told is being done.
 
@@ -153,6 +153,7 @@ class _Reading:
         self._decoder = Decoder(media, bases)
         self._unread: set[int] = set()
         self._unproven: set[int] = set()
+        self._passed = self._told = 0  # stored bytes that earlier runs had read: met so far, and told
 
     def run(self, reporter: Reporter, workers: int) -> Outcome:
         for position in range(len(self._media.volumes)):
@@ -164,8 +165,21 @@ class _Reading:
                 self._deliver(checked)
                 plan = checked.plan
                 del checked  # its bytes go before the next is waited for
-                reporter.advance(plan.frame.stored, self._manifest.volumes[plan.position].name)
+                self._tell(reporter, plan.frame.stored, plan)
+        self._tell(reporter, 0)
         return self._outcome()
+
+    def _tell(self, reporter: Reporter, stored: int, plan: Plan | None = None) -> None:
+        """Say what was read, and what was passed over meanwhile because an earlier run had read it."""
+        passed = self._passed
+        done, self._told = stored + passed - self._told, passed
+        if plan is None:
+            if done:
+                reporter.advance(done)
+            return
+        files = [self._manifest.files[piece.file] for piece in plan.pieces[-1:]]
+        item = str(files[0].digest) if files else ""
+        reporter.advance(done, item, self._manifest.volumes[plan.position].name)
 
     # -- in the reader's thread
 
@@ -174,6 +188,7 @@ class _Reading:
         end, is_adjacent = 0, True
         for position, info in enumerate(self._manifest.volumes):
             if self._progress.count(position) == info.entries:
+                self._passed += info.data
                 is_adjacent = False
                 continue
             data = self._media.table(position)
@@ -184,7 +199,9 @@ class _Reading:
             table = self._parse(position, data)
             self._check_place(position, table, end, is_adjacent=is_adjacent)
             for frame in table.frames():
-                if not self._progress.has(position, frame.chunks[0].number):
+                if self._progress.has(position, frame.chunks[0].number):
+                    self._passed += frame.stored
+                else:
                     yield Plan(position, frame, self._stream.pieces(frame.offset, frame.size))
             end, is_adjacent = table.end, True
 

@@ -202,7 +202,7 @@ class PackWriter:
         self._volumes[-1].append(frame)
         self._chunks_left -= len(frame.entries) // ENTRY
         self._bytes_left -= frame.size
-        self._reporter.advance(frame.size, frame.path)
+        self._reporter.advance(frame.size, frame.path, self._volumes[-1].path.name)
 
     def _next_volume(self) -> None:
         if self._volumes:

@@ -130,9 +130,9 @@ class _Recorder:
         self.tasks.append((task, total))
         self.done = 0
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         self.done += done
-        self.item = item
+        self.item, self.volume = item, volume
 
     def finish(self) -> None:
         self.finished += 1

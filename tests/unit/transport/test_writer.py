@@ -406,7 +406,7 @@ def test_a_frame_of_many_chunks_is_stored_in_pieces_of_a_mib_in_one_volume(
     manifest = pack_sources(tmp_path, [source("a", noise, solid=True), source("b", b"b")], volume_size=12 * MIB)
     plain, solid = frames_of(manifest, tmp_path)
     sink = collector()
-    unpack_all(manifest, Digest.of(manifest.emit()), tmp_path, wanted={Digest.of(noise)}, sink=sink)
+    unpack_all(manifest, Digest.of(manifest.emit()), [tmp_path], wanted={Digest.of(noise)}, sink=sink)
 
     assert (plain.codec, solid.codec) == (Codec.RAW, Codec.RAW)
     assert [chunk.stored for chunk in solid.chunks] == [MIB, MIB, MIB // 2 + 3]
