@@ -188,7 +188,7 @@ def unplane_fp32(planes: bytes) -> bytes:
     return bytes(found)
 
 
-# --- section 7: Reed-Solomon over GF(2^8), x^8 + x^4 + x^3 + x^2 + 1 ---------------------------------------------------
+# --- section 7: Reed-Solomon over GF(2^8), x^8 + x^4 + x^3 + x^2 + 1 --------------------------------------------------
 
 _EXP = [1]
 for _ in range(254):

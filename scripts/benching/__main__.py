@@ -30,7 +30,7 @@ from scripts.benching.report import machine_lines, split_page, write_page
 
 import airpack
 from airpack.errors import InputError
-from airpack.formats.packspec import parse_size
+from airpack.formats.sizes import parse_size
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = REPOSITORY / "docs/performance.md"

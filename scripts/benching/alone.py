@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,20 +32,20 @@ def _measure(spec: Path, answer: Path) -> None:
     seconds = dict.fromkeys(names, 0.0)
     out = os.open(answer.with_suffix(".bin"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        for raw, kind in _frames(spec):
+        for frame, kind in _frames(spec):
             at = [time.perf_counter()]
-            hashlib.sha256(raw).digest()
+            hashlib.sha256(frame).digest()
             at.append(time.perf_counter())
-            _, stored = codec.encode(raw, kind)
+            _, stored = codec.encode(frame, kind)
             at.append(time.perf_counter())
             view = memoryview(stored)
-            for start in range(0, len(view), _CHUNK):
-                hashlib.sha256(view[start : start + _CHUNK]).digest()
+            for place in range(0, len(view), _CHUNK):
+                hashlib.sha256(view[place : place + _CHUNK]).digest()
             at.append(time.perf_counter())
             while view:
                 view = view[os.write(out, view) :]
             at.append(time.perf_counter())
-            for name, start, stop in zip(names, at, at[1:], strict=False):
+            for name, (start, stop) in zip(names, pairwise(at), strict=True):
                 seconds[name] += stop - start
         began = time.perf_counter()
         os.fsync(out)

@@ -26,7 +26,7 @@ def run(folder: Path, size: int, runtime: Path) -> dict[str, Any]:
     apart(data.write_weights, folder / "model/model.safetensors", size, _SEED)
     shutil.copytree(runtime, folder / "runtime")
     desk.make_workspace(folder)
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name, spec, limit in (
         ("weights", {"model": "model"}, WEIGHTS),
         ("with a runtime", {"model": "model", "runtime": "runtime"}, RUNTIMES),

