@@ -163,13 +163,17 @@ def build(
     output.show(result.document(), lines, as_json=as_json)
 
 
+def _chunks(count: int) -> str:
+    return "1 chunk" if count == 1 else f"{count} chunks"
+
+
 def _repair(report: Path, source: Path, out: Path, *, dry_run: bool, progress: bool, as_json: bool) -> None:
     from airpack.ops.repair_package import repair_package
 
     reporter = output.reporter(as_json=as_json, progress=progress)
     result = repair_package(report, source, out, dry_run=dry_run, reporter=reporter)
     rows = [
-        (part.name, "whole volume" if part.chunks is None else f"{part.chunks} chunks", output.size(part.size))
+        (part.name, "whole volume" if part.chunks is None else _chunks(part.chunks), output.size(part.size))
         for part in result.parts
     ]
     done = "would copy" if dry_run else "copied"

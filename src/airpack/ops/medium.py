@@ -173,7 +173,8 @@ def say_mended(media: Media, reporter: Reporter, spare: SpareState | None = None
     lines = list(media.notes)
     for position, ranges in media.mended.ranges.items():
         volume, count = media.volumes[position], sum(length for _, length in ranges)
-        state = f"is damaged in {len(ranges)} places of together {count} bytes" if volume.is_there else "is missing"
+        places = "one place" if len(ranges) == 1 else f"{len(ranges)} places"
+        state = f"is damaged in {places}, {count} bytes" if volume.is_there else "is missing"
         lines.append(f"{volume.name} {state}; its bytes were had from another copy, a repair volume or parity")
     if spare is not None:
         lines += [f"parity volume {name} is missing; the package is whole without it" for name in spare.missing]

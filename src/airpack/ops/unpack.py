@@ -223,7 +223,6 @@ def _search(folders: Sequence[Path], wanted: Mapping[Digest, int], reporter: Rep
 
 def _regular(folder: Path) -> Iterator[tuple[Path, int]]:
     """Yield the regular files below `folder` with their sizes; links are not followed."""
-
     if not folder.is_dir():
         raise NotFoundError(f"no folder {folder}", path=str(folder))
 

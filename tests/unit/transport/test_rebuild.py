@@ -487,6 +487,24 @@ def test_what_cannot_be_rebuilt_is_given_up_in_bounded_time(folder: Path, monkey
     assert len(decoded) <= 4 * units + 2 * 100 + 8 * 40
 
 
+def test_a_medium_that_answers_otherwise_each_time_gets_nothing_wrong_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(8)
+
+    def read(descriptor: int, into: memoryview, offset: int) -> int:
+        count = read_into(descriptor, into, offset)
+        if count > HEADER and rng.random() < 0.3:
+            into[rng.randrange(count)] ^= 255
+        return count
+
+    monkeypatch.setattr("airpack.transport.volumes.read_into", read)
+    for seed in range(20):
+        original, made = pick(seed=seed, k=3, m=2)
+        del made.files[made.names[seed % 3]]
+        Reader(made, original, folder).run()  # which compares whatever is handed out
+
+
 def test_several_threads_may_ask(folder: Path) -> None:
     original, made = pick(k=4, m=2, rows=10)
     for number in (0, 1):
