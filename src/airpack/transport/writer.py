@@ -192,6 +192,7 @@ class PackWriter:
         ):
             for frame in itertools.chain(first, last):
                 self._write(frame)
+                del frame  # a large one must not stay while the next is made
         if self._volumes:
             self._volumes[-1].finish()
 
@@ -267,7 +268,7 @@ class _Volume:
 
 
 def _encode(frame: Frame) -> _Packed:
-    kind, stored = _smallest(frame)
+    kind, stored = smallest(frame)
     view = memoryview(stored)
     parts = [view[at : at + Limits.CHUNK] for at in range(0, len(view), Limits.CHUNK)] or [view]
     place = frame.span.base if kind.has_base else None
@@ -279,7 +280,7 @@ def _encode(frame: Frame) -> _Packed:
     return _Packed(bytes(entries), stored, frame.span.size, frame.path)
 
 
-def _smallest(frame: Frame) -> tuple[Codec, Buffer]:
+def smallest(frame: Frame) -> tuple[Codec, Buffer]:
     """Return the codec and the stored bytes of a frame: with its base or without, whichever is less."""
     if frame.span.base is None:
         return codec.encode(frame.data, frame.span.kind)

@@ -12,6 +12,7 @@ from airpack.formats.package import PackageManifest
 from airpack.formats.volume import ENTRY, HEADER, Codec, Entry
 from airpack.transport import codec
 from airpack.transport.outcome import Outcome
+from airpack.transport.planes import Buffer
 from airpack.transport.progress import Progress
 from airpack.transport.reader import NullSink, open_media, unpack, unpack_all
 from airpack.types import Digest
@@ -115,7 +116,7 @@ def test_a_frame_that_nobody_wants_is_hashed_but_not_decoded(
     decoded: list[int] = []
     plain = codec.decode
 
-    def watched(name: Codec, data: bytes, size: int, base: bytes | None) -> Any:
+    def watched(name: Codec, data: bytes, size: int, base: bytes | None) -> Buffer:
         decoded.append(size)
         return plain(name, data, size, base)
 
