@@ -89,7 +89,7 @@ def test_help_loads_nothing_heavy() -> None:
         ["--json"],
         ["nonsense", "--json"],
         ["import", "--json"],
-        ["import", "x", "y", "--json"],
+        ["import", "--dry-run", "--json"],
         ["list", "--nonsense", "--json"],
         ["build", "spec", "-o", "out", "--format", "zip", "--json"],
         ["evidence", "export", "-o", "x", "--since", "minus", "--json"],
