@@ -229,8 +229,9 @@ def test_10_one_changed_byte_is_refused_by_file_and_place(story: Story) -> None:
         stream.seek(place)
         stream.write(bytes([byte ^ 1]))
     before = (story.at_site("list"), story.at_site("status")["products"], story.current.readlink())
-    refused = story.at_site("import", medium, expect=10)["error"]
-    assert (refused["code"], refused["exit_code"]) == ("integrity", 10)
+    refused = story.at_site("import", medium, expect=30)["error"]
+    assert (refused["code"], refused["exit_code"]) == ("damaged", 30)
+    assert refused["context"]["waits_for"] == [volume.name]
     assert volume.name in refused["message"]
     context = refused["context"]
     assert context["volume"] == volume.name
