@@ -293,5 +293,5 @@ def test_13_every_refusal_and_act_is_on_record_with_intent_before_result(story: 
             assert open_intents.pop(record["corr"]) == record["event"]
     assert open_intents == {}
     refused = [record for record in records if record["event"] == "import" and record["outcome"] == "refused"]
-    assert refused[-1]["reason"] == "integrity"
+    assert refused[-1]["reason"] == "damaged"
     assert story.at_site("fsck")["ok"] is True
