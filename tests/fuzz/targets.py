@@ -4,6 +4,7 @@ A target takes any bytes and returns. It lets through only those errors of airpa
 anything else that comes out of it is a crash, a broken law (`emit(parse(data)) == data`) included.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
 from airpack.facts.licenses import of_metadata
+from airpack.facts.tensors import fit, read_layout
 from airpack.facts.wheel import read_wheel
 from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, times
 from airpack.formats import note as notes
@@ -601,6 +603,15 @@ def _identify(data: bytes) -> None:
     for size in (len(data), len(data) + (1 << 30)):
         found = identify("file", data[: 64 << 10], size)
         canonical.emit({"name": found.name, "detail": found.detail, "reason": found.reason})
+
+
+@target("facts.tensors", mutate=mutate.raw, bulk=large.models)
+def _tensors(data: bytes) -> None:
+    for name in ("safetensors", "gguf", "onnx"):
+        layout = read_layout(name, io.BytesIO(data), len(data))
+        same(fit(layout.tensors, len(data)), layout.tensors)
+        for tensors in layout.external.values():
+            fit(tensors, len(data))
 
 
 @target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=large.wheels)

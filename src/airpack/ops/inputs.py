@@ -1,10 +1,11 @@
 """What a pack spec names, found on disk: files to pack, opened only when they are read."""
 
 import os
+import posixpath
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Never
@@ -13,12 +14,13 @@ from airpack import fsops
 from airpack.errors import IncompatibleError, InputError
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import HEAD, identify
+from airpack.facts.tensors import Layout, fit, read_layout
 from airpack.facts.wheel import Wheel, read_wheels
 from airpack.formats.compat import CompatWheel
 from airpack.formats.names import check_paths
 from airpack.formats.packspec import ModelSpec, PackSpec, RuntimeSpec
 from airpack.formats.release import ModelPart, PackedFile, RuntimePart
-from airpack.types import Digest, Source
+from airpack.types import Digest, Source, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Component:
 
     Attributes:
         spec: What the pack spec says of it.
-        sources: Its files, sorted by path.
+        sources: Its files, sorted by path; those of a model with the bounds of their tensors, those of a runtime solid.
         formats: Format by content of each file, for models.
         wheel: The wheel that the files come from, for runtimes of that kind.
     """
@@ -100,7 +102,8 @@ def gather(spec: PackSpec, base: Path, stack: ExitStack) -> Inputs:
     inputs = Inputs()
     for model in spec.models:
         sources = _collect(base / model.path, f"model {model.name!r}", modes=False)
-        inputs.components.append(Component(model, sources, tuple(_format(source) for source in sources)))
+        formats = tuple(_format(source) for source in sources)
+        inputs.components.append(Component(model, _bounded(sources, formats), formats))
     for runtime in spec.runtimes:
         inputs.components += _runtime(runtime, base, stack)
     if spec.probe is not None and spec.probe.golden:
@@ -113,13 +116,35 @@ def gather(spec: PackSpec, base: Path, stack: ExitStack) -> Inputs:
 def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]:
     folder = base / spec.path
     if spec.kind != "wheels":
-        return [Component(spec, _collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web"))]
+        return [Component(spec, _solid(_collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web")))]
     if not _is_folder(folder):
         raise InputError(f"runtime {spec.name!r}: no folder {folder}", hint="pip download -d puts wheels into a folder")
     wheels = read_wheels(folder)
     for wheel in wheels:
         stack.callback(wheel.close)
-    return [Component(spec, wheel.sources, wheel=wheel) for wheel in wheels]
+    return [Component(spec, _solid(wheel.sources), wheel=wheel) for wheel in wheels]
+
+
+def _solid(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """Return the files of a runtime, which are much alike and so are packed in one run."""
+    return tuple(replace(source, solid=True) for source in sources)
+
+
+def _bounded(sources: tuple[Source, ...], formats: tuple[str, ...]) -> tuple[Source, ...]:
+    """Return the files of a model with the bounds of tensors, as each file, or one that refers to it, says."""
+    found: dict[str, list[Tensor]] = {}
+    for source, name in zip(sources, formats, strict=True):
+        layout = _layout(source, name)
+        found.setdefault(source.path, []).extend(layout.tensors)
+        folder = posixpath.dirname(source.path)
+        for location, tensors in layout.external.items():
+            found.setdefault(posixpath.normpath(posixpath.join(folder, location)), []).extend(tensors)
+    return tuple(replace(source, tensors=fit(found[source.path], source.size)) for source in sources)
+
+
+def _layout(source: Source, name: str) -> Layout:
+    with source.open() as stream:
+        return read_layout(name, stream, source.size)
 
 
 def _collect(path: Path, what: str, *, modes: bool) -> tuple[Source, ...]:
