@@ -16,6 +16,7 @@
     ├─ StorageError            20   storage        disk full, I/O error
     ├─ BusyError               21   busy           locked by another process
     ├─ PartialError            30   partial        more volumes are needed
+    │   └─ DamagedError             damaged        volumes came damaged; the context says which bytes
     └─ CancelledError         130   cancelled
 
 "Could not check" is never a kind of "checked and bad": a file that cannot be read is a `StorageError`,
@@ -142,6 +143,12 @@ class PartialError(AirpackError):
 
     code = "partial"
     exit_code = 30
+
+
+class DamagedError(PartialError):
+    """Volumes came, but not as they were signed, or not readable: they must be brought again, or parity for them."""
+
+    code = "damaged"
 
 
 class CancelledError(AirpackError):

@@ -107,6 +107,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor's bytes lie in its file. Decides how they are coded, and nothing else.
+
+    Attributes:
+        name: Its name, by which a later version of the file finds it again.
+        start: First byte in the file.
+        stop: End in the file.
+        dtype: `bf16`, `fp16` or `fp32`; `other` for what has no planes.
+    """
+
+    name: str
+    start: int
+    stop: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One file to be packed, wherever its bytes lie now (on disk, or inside a wheel).
 
@@ -116,6 +133,8 @@ class Source:
         open: Opens the bytes for one sequential read.
         executable: Whether it becomes mode 0755 rather than 0644.
         digest: The digest the bytes must have, when it is known before they are read (a wheel's RECORD).
+        tensors: Where tensors lie in it, in order and without overlap; between them are headers and padding.
+        solid: Whether it is best coded together with its neighbours: files of a runtime.
     """
 
     path: str
@@ -123,6 +142,8 @@ class Source:
     open: Callable[[], BinaryIO]
     executable: bool = False
     digest: Digest | None = None
+    tensors: tuple[Tensor, ...] = ()
+    solid: bool = False
 
 
 @dataclass(frozen=True, slots=True)

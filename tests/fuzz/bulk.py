@@ -15,7 +15,7 @@ from tests.fuzz.mutate import PREFIX, record
 
 from airpack.evidence.archive import MAX_ENTRIES, write_archive
 from airpack.evidence.records import Record
-from airpack.formats.volume import ENTRY, RAW, Entry
+from airpack.formats.volume import ENTRY, Codec, Entry
 from airpack.transport import codec
 from airpack.types import Limits
 
@@ -78,7 +78,8 @@ def tables(size: int) -> dict[str, bytes]:
     def entries(parts: int) -> bytes:
         count = rows - rows % parts
         made = (
-            Entry(bytes(32), number // parts * parts, 1, parts, RAW, number % parts, parts) for number in range(count)
+            Entry(bytes(32), number // parts * parts, 1, parts, Codec.RAW, number % parts, parts)
+            for number in range(count)
         )
         return PREFIX.pack(count, 0, count) + b"".join(entry.emit() for entry in made)
 
@@ -89,7 +90,7 @@ def frames(size: int) -> dict[str, bytes]:
     """Return frames: one stored, and one of zeros that unpacks to as much as is tried."""
     packed = codec.encode(bytes(UNPACKED))
     return {
-        "raw": bytes([RAW]) + struct.pack("<I", size - 5) + bytes(size - 5),
+        "raw": bytes([Codec.RAW]) + struct.pack("<I", size - 5) + bytes(size - 5),
         "zeros": bytes([packed[0]]) + struct.pack("<I", UNPACKED) + packed[1],
     }
 

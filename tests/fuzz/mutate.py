@@ -369,7 +369,7 @@ def frame(data: bytes, random: Random, most: int) -> bytes:
     packed = packer.compress(content)
     if random.random() < 0.1:
         packed += random.choice((b"\0", packed, b"\x50\x2a\x4d\x18\0\0\0\0"))
-    return (bytes([volume.ZSTD]) + struct.pack("<I", size) + packed)[:most]
+    return (bytes([volume.Codec.ZSTD]) + struct.pack("<I", size) + packed)[:most]
 
 
 def lines(data: bytes, random: Random, most: int) -> bytes:

@@ -39,7 +39,7 @@ from airpack.formats.statement import (
     Statement,
 )
 from airpack.formats.trust import Revocations
-from airpack.formats.volume import RAW, ZSTD, Entry, emit_table
+from airpack.formats.volume import Codec, Entry, emit_table
 from airpack.ops.workspace import Built
 from airpack.transport import codec
 from airpack.types import Descriptor, Digest
@@ -207,11 +207,11 @@ def volumes() -> Seeds:
     """Yield chunk tables and frames."""
     content = b"all the same " * 40
     kind, packed = codec.encode(content)
-    assert kind == ZSTD
+    assert kind == Codec.ZSTD
     entries = [
-        (Entry(Digest.of(b"raw bytes").raw, 0, 9, 9, RAW), b"raw bytes"),
-        (Entry(Digest.of(packed[:20]).raw, 9, 20, len(content), ZSTD, 0, 2), packed[:20]),
-        (Entry(Digest.of(packed[20:]).raw, 9, len(packed) - 20, len(content), ZSTD, 1, 2), packed[20:]),
+        (Entry(Digest.of(b"raw bytes").raw, 0, 9, 9, Codec.RAW), b"raw bytes"),
+        (Entry(Digest.of(packed[:20]).raw, 9, 20, len(content), Codec.ZSTD, 0, 2), packed[:20]),
+        (Entry(Digest.of(packed[20:]).raw, 9, len(packed) - 20, len(content), Codec.ZSTD, 1, 2), packed[20:]),
     ]
     rows = b"".join(entry.emit() for entry, _ in entries)
     body = b"".join(stored for _, stored in entries)
@@ -219,8 +219,8 @@ def volumes() -> Seeds:
     yield "volume", "three", PREFIX.pack(3, 0, len(body)) + emit_table(rows, 5)
     manifest = PackageManifest.parse(emit(manifest_of(forge.WEIGHTS)))
     yield "volume", "header", manifest.header(forge.WEIGHTS, 0).emit()
-    yield "codec", "raw", bytes([RAW]) + struct.pack("<I", 9) + b"raw bytes"
-    yield "codec", "zstd", bytes([ZSTD]) + struct.pack("<I", len(content)) + packed
+    yield "codec", "raw", bytes([Codec.RAW]) + struct.pack("<I", 9) + b"raw bytes"
+    yield "codec", "zstd", bytes([Codec.ZSTD]) + struct.pack("<I", len(content)) + packed
 
 
 def records() -> list[Record]:

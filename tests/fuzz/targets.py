@@ -54,7 +54,7 @@ from airpack.formats.probe import Probe, parse_probe
 from airpack.formats.release import read_release
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, TrustPolicy
-from airpack.formats.volume import ENTRY, HEADER, RAW, ZSTD, Entry, Header, emit_table, parse_table
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Header, emit_table, parse_table
 from airpack.ops.inspect_ import inspect_package
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
@@ -358,10 +358,12 @@ def _volume(data: bytes) -> None:
         same(header.emit(), data[:HEADER])
     if len(data) < PREFIX.size:
         return
-    entries, start, stored = PREFIX.unpack_from(data)
+    entries, _, stored = PREFIX.unpack_from(data)
     table = data[PREFIX.size :]
-    if found := tried(IntegrityError, parse_table, table, entries=entries, start=start, stored=stored, what="it"):
-        end, place = start, HEADER + len(table)
+    if found := tried(
+        IntegrityError, parse_table, table, entries=entries, stored=stored, bases=(1 << 20, 100), what="it"
+    ):
+        end, place = found.start, HEADER + len(table)
         for frame in found.frames():
             same(frame.offset, end)
             end += frame.size
@@ -378,7 +380,7 @@ def _codec(data: bytes) -> None:
     size = min(int.from_bytes(data[1:5], "little"), 32 << 20)
     if size == 0 or len(data) == 5:
         return  # the table allows neither: formats.volume
-    kind = RAW if data[0] == RAW else ZSTD
+    kind = Codec.RAW if data[0] == Codec.RAW else Codec.ZSTD
     content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size)
     if content is not None:
         same(len(content), size)

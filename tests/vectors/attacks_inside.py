@@ -20,7 +20,7 @@ from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.release import ModelPart, PackedFile, RuntimePart, assemble
 from airpack.formats.statement import PREDICATE_PROVENANCE, PREDICATE_RELEASE, ReleasePredicate, Statement
 from airpack.formats.trust import Revocations, TrustPolicy
-from airpack.formats.volume import ZSTD, Header
+from airpack.formats.volume import Codec, Header
 from airpack.types import Descriptor, Digest
 
 RELEASE: Final = Refusal("release")
@@ -1361,7 +1361,7 @@ def frames() -> None:
             data = make(stream)
             step = 1 << 20
             chunks = tuple(data[at : at + step] for at in range(0, len(data), step))
-            return kit.package().repacked([[Frame(ZSTD, chunks, len(stream) if size is None else size)]])
+            return kit.package().repacked([[Frame(Codec.ZSTD, chunks, len(stream) if size is None else size)]])
 
         return build
 

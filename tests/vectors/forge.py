@@ -23,7 +23,7 @@ from airpack.formats import dsse
 from airpack.formats import head as heads
 from airpack.formats.head import Head
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
-from airpack.formats.volume import ENTRY, HEADER, RAW, ZSTD, Entry, Header, emit_table
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Header, emit_table
 from airpack.ops import build, workspace
 from airpack.transport import reader
 from airpack.types import Digest
@@ -40,25 +40,25 @@ CHECK = "#!/bin/sh\nexit 0\n"
 class Frame:
     """A frame to be stored: codec, stored chunks, and what the table says that it decodes to."""
 
-    codec: int
+    codec: Codec
     chunks: tuple[bytes, ...]
     size: int
 
     @classmethod
     def raw(cls, data: bytes) -> "Frame":
-        return cls(RAW, (data,), len(data))
+        return cls(Codec.RAW, (data,), len(data))
 
     @classmethod
     def zstd(cls, data: bytes, size: int | None = None) -> "Frame":
         """Store `data` as zstd; the table says `size`, by default the truth."""
-        return cls(ZSTD, (zstandard.ZstdCompressor().compress(data),), len(data) if size is None else size)
+        return cls(Codec.ZSTD, (zstandard.ZstdCompressor().compress(data),), len(data) if size is None else size)
 
     @classmethod
     def parts(cls, data: bytes, count: int) -> "Frame":
         """Store `data` as one zstd frame in `count` chunks."""
         stored = zstandard.ZstdCompressor().compress(data)
         step = -(-len(stored) // count)
-        return cls(ZSTD, tuple(stored[at : at + step] for at in range(0, len(stored), step)), len(data))
+        return cls(Codec.ZSTD, tuple(stored[at : at + step] for at in range(0, len(stored), step)), len(data))
 
     def entries(self, offset: int) -> list[Entry]:
         """Return the table's entries of this frame, which begins at `offset` of the stream."""

@@ -218,11 +218,15 @@ def _release(parsed: Head, channel: TrustedChannel, manifest: PackageManifest) -
 
 
 def _check_files(release: Release, manifest: PackageManifest) -> None:
-    """Hold the package to exactly the files of the release: none missing, none riding along."""
+    """Hold the package and its bases to exactly the files of the release: none missing, none riding along.
+
+    A base may have files that are not of the release: frames refer to them, and no site gets them from here.
+    """
     wanted = {file.digest: file.size for file in release.files}
     packed = {file.digest: file.size for file in manifest.files}
-    if wanted != packed:
-        missing, extra = wanted.items() - packed.items(), packed.items() - wanted.items()
+    reused = {file.digest: file.size for file in manifest.base_files}
+    missing, extra = wanted.items() - packed.items() - reused.items(), packed.items() - wanted.items()
+    if missing or extra:
         raise IntegrityError(
             f"the package is not exactly its release: {len(missing)} files missing, {len(extra)} not of it"
         )

@@ -16,7 +16,7 @@ from typing import Final
 import zstandard
 
 from airpack.errors import IntegrityError
-from airpack.formats.volume import RAW, ZSTD
+from airpack.formats.volume import Codec
 from airpack.types import Limits
 
 LEVEL: Final = 3
@@ -26,7 +26,7 @@ _WORTH = 985  # stored bytes for 1000 raw ones; above, raw is better
 _LOCAL = threading.local()  # zstandard's contexts serve one thread at a time
 
 
-def encode(raw: bytes) -> tuple[int, bytes]:
+def encode(raw: bytes) -> tuple[Codec, bytes]:
     """Return the codec and the stored bytes of the frame `raw`.
 
     Args:
@@ -34,22 +34,22 @@ def encode(raw: bytes) -> tuple[int, bytes]:
     """
     packed = _compressor().compress(raw)
     if len(packed) * 1000 > len(raw) * _WORTH:
-        return RAW, raw
-    return ZSTD, packed
+        return Codec.RAW, raw
+    return Codec.ZSTD, packed
 
 
-def decode(codec: int, stored: bytes | bytearray, size: int) -> bytes | bytearray:
+def decode(codec: Codec, stored: bytes | bytearray, size: int) -> bytes | bytearray:
     """Return the frame of exactly `size` bytes in `stored`, whose digest has been checked.
 
     Args:
-        codec: `RAW` or `ZSTD`.
+        codec: `Codec.RAW` or `Codec.ZSTD`.
         stored: All chunks of the frame, end to end.
         size: The frame's length in bytes, at most `Limits.FRAME`.
 
     Raises:
         IntegrityError: `stored` is not one frame of exactly `size` bytes with a bounded window.
     """
-    if codec == RAW:
+    if codec is Codec.RAW:
         data: bytes | bytearray = stored
     else:
         _check_zstd(stored, size)

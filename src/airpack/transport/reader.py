@@ -285,9 +285,12 @@ class _Volume:
         if Digest.of(data) != info.table:
             raise self.error(IntegrityError, "does not have its signed digest", place, hint=_COPY_AGAIN)
         try:
-            table = parse_table(data, entries=info.entries, start=start, stored=info.data, what="it")
+            table = parse_table(data, entries=info.entries, stored=info.data, what="it")
         except IntegrityError as error:
             raise self.error(IntegrityError, f"is signed but wrong: {error}", place, hint=error.hint) from error
+        if table.start != start:
+            reason = f"is signed but wrong: frames begin at byte {table.start} of the files, {start} must stand there"
+            raise self.error(IntegrityError, reason, place)
         if table.end > total or (is_last and table.end != total):
             reason = f"is signed but wrong: frames reach byte {table.end} of the files, which have {total}"
             raise self.error(IntegrityError, reason, place)

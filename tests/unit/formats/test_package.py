@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 
 from airpack.errors import IntegrityError
 from airpack.formats import canonical
-from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer, read_needs
-from airpack.formats.volume import Header
+from airpack.formats.package import (
+    Base,
+    FileInfo,
+    PackageManifest,
+    ParityGroup,
+    ParityInfo,
+    VolumeInfo,
+    is_newer,
+    parity_size,
+    read_needs,
+)
+from airpack.formats.volume import ENTRY, HEADER, PARITY_MAGIC, Header
 from airpack.types import Digest, Limits
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "manifests/schemas/package.schema.json").read_text())
@@ -82,12 +92,46 @@ def _volume(**changes: Any) -> bytes:
     return _small(volumes=[json.loads(SMALL.emit())["volumes"][0] | changes])
 
 
+def _file(data: bytes, size: int) -> dict[str, Any]:
+    return {"digest": str(Digest.of(data)), "size": size}
+
+
+def _base(**changes: Any) -> dict[str, Any]:
+    """Return a base that a small package may have, with changes."""
+    base = {"release": str(Digest.of(b"base")), "product": "encoder", "version": "0.9", "files": [_file(b"x", 1)]}
+    return base | changes
+
+
+def _parity(**changes: Any) -> dict[str, Any]:
+    """Return the parity over the only volume of a small package, with changes of the group or of its volume."""
+    info = {"name": "p.airvol", "size": parity_size(SMALL.volumes[0].size - HEADER), "table": str(ONE)}
+    group = {"data": 1, "volumes": [info | {key: changes[key] for key in changes if key in {"name", "size", "extra"}}]}
+    return group | {key: changes[key] for key in changes if key in {"data", "volumes"}}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (_small(schema="airpack.package/2"), "schema is"),
         (_small(extra=1), "unknown key"),
-        (_small(bases=[str(ONE)]), "'bases' has 1 items"),
+        (_small(bases=[str(ONE)]), "not a table"),
+        (_small(bases=[_base()] * 17), "'bases' has 17 items"),
+        (_small(bases=[_base()] * 2), "listed twice"),
+        (_small(bases=[_base(), _base(files=[_file(b"y", 1)])]), "is a base twice"),
+        (_small(bases=[_base(release=str(SMALL.release))]), "its own base"),
+        (_small(bases=[_base(files=[])]), "nothing is needed"),
+        (_small(bases=[_base(files=[{"digest": str(ONE), "size": 3}])]), "listed twice"),
+        (_small(bases=[_base(extra=1)]), "unknown key"),
+        (_small(bases=[_base(product="X")]), "'product' is not well formed"),
+        (_small(parity=[]), "parity is over 0 volumes of 1"),
+        (_small(parity=[_parity(data=2)]), "1 parity volumes over 2 volumes"),
+        (_small(parity=[_parity(), _parity()]), "from the 2th of 1"),
+        (_small(parity=[_parity(volumes=[])]), "0 parity volumes over 1"),
+        (_small(parity=[_parity(data=256)]), "'data' must be from 1 to 255"),
+        (_small(parity=[_parity(size=1)]), "must have"),
+        (_small(parity=[_parity(name=SMALL.volumes[0].name)]), "same name"),
+        (_small(parity=[_parity(name="../x.airvol")]), "'name' is not well formed"),
+        (_small(parity=[_parity(extra=1)]), "unknown key"),
         (_small(release="sha256:00"), "not a digest"),
         (_small(product="Encoder"), "'product' is not well formed"),
         (_small(product="a"), "'product' is not well formed"),
@@ -110,7 +154,7 @@ def _volume(**changes: Any) -> bytes:
         (_volume(name="X.airvol"), "'name' is not well formed"),
         (_volume(name=".airvol"), "'name' is not well formed"),
         (_volume(name="a" * 101 + ".airvol"), "'name' is not well formed"),
-        (_volume(size=128 + 128), "leave 0 for 1 chunks"),
+        (_volume(size=128 + 128), "less than a byte for each chunk"),
         (_volume(size=100), "leave -156 for 1 chunks"),
         (_volume(size=128 + 128 + Limits.CHUNK + 1), "for 1 chunks"),
         (_volume(size=Limits.VOLUME + 1), "'size' must be"),
@@ -191,3 +235,26 @@ def test_the_largest_manifest_there_may_be_is_read() -> None:
     volumes = tuple(VolumeInfo(f"a.{number:04d}.airvol", 128 + 64 + 1, 1, 1, table) for number in range(Limits.VOLUMES))
     data = PackageManifest(Digest.of(b"release"), "tool", "1.0.0", "0.1.0", files, volumes).emit()
     assert PackageManifest.parse(data).emit() == data
+
+
+def test_bases_and_parity_are_read_back() -> None:
+    base = Base(Digest.of(b"base"), "encoder", "0.9", (FileInfo(Digest.of(b"x"), 7), FileInfo(Digest.of(b"y"), 0)))
+    length = SMALL.volumes[0].size - HEADER
+    parity = ParityGroup(0, 1, length, (ParityInfo("e.p01.airvol", parity_size(length), ONE),))
+    manifest = replace(SMALL, bases=(base,), parity=(parity,))
+
+    assert PackageManifest.parse(manifest.emit()) == manifest
+    assert manifest.base_files == base.files
+    assert manifest.names == (*SMALL.names, "e.p01.airvol")
+    header = manifest.parity_header(ONE, 0)
+    assert (header.magic, header.index, header.count, header.entries, header.data) == (PARITY_MAGIC, 1, 1, 1, length)
+
+
+def test_only_a_package_with_bases_has_chunks_of_no_bytes() -> None:
+    (volume,) = SMALL.volumes
+    empty = replace(SMALL, volumes=(replace(volume, size=HEADER + volume.slots * ENTRY),))
+    base = Base(Digest.of(b"base"), "encoder", "0.9", (FileInfo(Digest.of(b"x"), 7),))
+
+    with pytest.raises(IntegrityError, match="less than a byte for each chunk"):
+        PackageManifest.parse(empty.emit())
+    assert PackageManifest.parse(replace(empty, bases=(base,)).emit()).volumes[0].data == 0

@@ -11,9 +11,10 @@ from airpack.formats.volume import (
     ENTRY,
     HEADER,
     MAGIC,
-    RAW,
-    ZSTD,
+    PARITY_MAGIC,
+    REPAIR_MAGIC,
     Chunk,
+    Codec,
     Entry,
     Frame,
     Header,
@@ -33,21 +34,31 @@ def headers(draw: st.DrawFn) -> Header:
     count = draw(st.integers(1, Limits.VOLUMES))
     slots = draw(st.integers(1, Limits.TABLE_ENTRIES))
     entries = draw(st.integers(1, slots))
-    data = draw(st.integers(entries, entries * Limits.CHUNK))
-    return Header(Digest.from_raw(draw(digests)), draw(st.integers(1, count)), count, entries, slots, data)
+    data = draw(st.integers(0, entries * Limits.CHUNK))
+    magic = draw(st.sampled_from([MAGIC, PARITY_MAGIC, REPAIR_MAGIC]))
+    return Header(Digest.from_raw(draw(digests)), draw(st.integers(1, count)), count, entries, slots, data, magic)
+
+
+BASES = (1 << 20, 1 << 40)  # bytes of each base file
 
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
-    parts = draw(st.integers(1, 255))
+    codec = draw(st.sampled_from(Codec))
+    parts = 1 if codec is Codec.BASE else draw(st.integers(1, 255))
+    most = (1 << 20 if codec.has_base else Limits.FRAME) // codec.width
+    frame = codec.width * draw(st.integers(1, most))
+    base = draw(st.integers(1, 2)) if codec.has_base else 0
     return Entry(
         digest=draw(digests),
         raw_offset=draw(st.integers(0, 2**53)),
-        stored=draw(st.integers(1, Limits.CHUNK)),
-        frame=draw(st.integers(1, Limits.FRAME)),
-        codec=draw(st.sampled_from([RAW, ZSTD])),
+        stored=0 if codec is Codec.BASE else draw(st.integers(1, Limits.CHUNK)),
+        frame=frame,
+        codec=codec,
         part=draw(st.integers(0, parts - 1)),
         parts=parts,
+        base=base,
+        base_offset=draw(st.integers(0, BASES[base - 1] - frame)) if base else 0,
     )
 
 
@@ -58,8 +69,8 @@ def frames(draw: st.DrawFn) -> tuple[list[Entry], int]:
     found = []
     for _ in range(draw(st.integers(1, 5))):
         stored = draw(st.lists(st.integers(1, 1000), min_size=1, max_size=4))
-        codec = draw(st.sampled_from([RAW, ZSTD]))
-        size = sum(stored) if codec == RAW else draw(st.integers(1, Limits.FRAME))
+        codec = draw(st.sampled_from([Codec.RAW, Codec.ZSTD]))
+        size = sum(stored) if codec == Codec.RAW else draw(st.integers(1, Limits.FRAME))
         for part, length in enumerate(stored):
             found.append(Entry(draw(digests), offset, length, size, codec, part, len(stored)))
         offset += size
@@ -107,7 +118,7 @@ def test_no_changed_byte_of_a_header_leaves_it_equal(flip: int) -> None:
         (replace(SMALL, entries=0).emit(), "entries must be"),
         (replace(SMALL, entries=6).emit(), "entries must be from 1 to 5"),
         (replace(SMALL, slots=Limits.TABLE_ENTRIES + 1).emit(), "slots must be"),
-        (replace(SMALL, data=3).emit(), "data must be from 4"),
+        (replace(SMALL, data=4 * Limits.CHUNK + 1).emit(), "data must be from 0"),
     ],
 )
 def test_a_header_out_of_bounds_is_refused(data: bytes, message: str) -> None:
@@ -118,11 +129,11 @@ def test_a_header_out_of_bounds_is_refused(data: bytes, message: str) -> None:
 @given(entries())
 def test_an_entry_is_read_back(entry: Entry) -> None:
     assert len(entry.emit()) == ENTRY
-    assert Entry.parse(entry.emit(), what="chunk") == entry
+    assert Entry.parse(entry.emit(), bases=BASES, what="chunk") == entry
 
 
 def test_the_bytes_of_an_entry_are_those_of_the_specification() -> None:
-    entry = Entry(KEY, raw_offset=1, stored=2, frame=3, codec=ZSTD, part=4, parts=5)
+    entry = Entry(KEY, raw_offset=1, stored=2, frame=3, codec=Codec.ZSTD, part=4, parts=5)
 
     assert entry.emit() == KEY + struct.pack("<QQIII4B", 1, 0, 2, 3, 0, 2, 4, 5, 0)
 
@@ -137,7 +148,25 @@ def test_the_bytes_of_an_entry_are_those_of_the_specification() -> None:
         ((0, 0, 1, 1, 0, 1, 0, 0, 0), "parts must be from 1"),
         ((0, 0, 1, 1, 0, 1, 1, 1, 0), "part must be from 0 to 0"),
         ((0, 0, 1, 1, 0, 0, 0, 1, 0), "codec is 0"),
-        ((0, 0, 1, 1, 0, 3, 0, 1, 0), "codec is 3"),
+        ((0, 0, 1, 1, 0, 12, 0, 1, 0), "codec is 12"),
+        ((0, 0, 1, 3, 0, 3, 0, 1, 0), "no multiple of 2"),
+        ((0, 0, 1, 3, 0, 4, 0, 1, 0), "no multiple of 2"),
+        ((0, 0, 1, 6, 0, 5, 0, 1, 0), "no multiple of 4"),
+        ((0, 0, 1, 3, 1, 8, 0, 1, 0), "no multiple of 2"),
+        ((0, 0, 1, 3, 1, 9, 0, 1, 0), "no multiple of 2"),
+        ((0, 0, 1, 6, 1, 10, 0, 1, 0), "no multiple of 4"),
+        ((0, 0, 1, 2, 1, 3, 0, 1, 0), "must be zero"),
+        ((0, 0, 1, 1, 1, 6, 0, 1, 0), "stored size must be from 0 to 0"),
+        ((0, 0, 0, 1, 1, 6, 0, 2, 0), "parts must be from 1 to 1"),
+        ((0, 0, 0, 1, 0, 6, 0, 1, 0), "base must be from 1 to 2"),
+        ((0, 0, 0, 1, 3, 6, 0, 1, 0), "base must be from 1 to 2"),
+        ((0, 0, 1, 1, 0, 7, 0, 1, 0), "base must be from 1 to 2"),
+        ((0, 1 << 20, 0, 1, 1, 6, 0, 1, 0), "base offset must be from 0 to 1048575"),
+        ((0, (1 << 20) - 1, 0, 2, 1, 6, 0, 1, 0), "base offset must be from 0 to 1048574"),
+        ((0, 1, 1, 1 << 20, 1, 7, 0, 1, 0), "base offset must be from 0 to 0"),
+        ((0, 0, 1, (1 << 20) + 1, 1, 7, 0, 1, 0), "base offset must be from 0 to -1"),
+        ((0, 1 << 20, 1, 1, 1, 11, 0, 1, 0), "base offset must be from 0 to 1048575"),
+        ((0, (1 << 64) - 1, 0, 1, 1, 6, 0, 1, 0), "base offset must be"),
         ((0, 1, 1, 1, 0, 1, 0, 1, 0), "must be zero"),
         ((0, 0, 1, 1, 1, 1, 0, 1, 0), "must be zero"),
         ((0, 0, 1, 1, 0, 1, 0, 1, 1), "must be zero"),
@@ -145,7 +174,18 @@ def test_the_bytes_of_an_entry_are_those_of_the_specification() -> None:
 )
 def test_an_entry_out_of_bounds_is_refused(fields: tuple[int, ...], message: str) -> None:
     with pytest.raises(IntegrityError, match=message):
-        Entry.parse(KEY + struct.pack("<QQIII4B", *fields), what="chunk")
+        Entry.parse(KEY + struct.pack("<QQIII4B", *fields), bases=BASES, what="chunk")
+
+
+def test_a_package_that_stands_alone_has_no_frame_that_builds_on_a_base() -> None:
+    with pytest.raises(IntegrityError, match="base must be from 1 to 0"):
+        Entry.parse(Entry(KEY, 0, 0, 1, Codec.BASE, base=1).emit(), what="chunk")
+
+
+def test_a_patch_may_refer_to_less_of_its_base_than_it_makes() -> None:
+    entry = Entry(KEY, 0, 1, Limits.FRAME, Codec.PATCH, base=1, base_offset=(1 << 20) - 1)
+
+    assert Entry.parse(entry.emit(), bases=BASES, what="chunk") == entry
 
 
 @given(frames(), st.integers(0, 3))
@@ -154,7 +194,7 @@ def test_a_table_gives_back_its_frames_and_their_places(drawn: tuple[list[Entry]
     data = table(*found, slots=len(found) + spare)
     stored = sum(entry.stored for entry in found)
 
-    parsed = parse_table(data, entries=len(found), start=start, stored=stored, what="volume")
+    parsed = parse_table(data, entries=len(found), stored=stored, what="volume")
 
     walked = list(parsed.frames())
     chunks = [chunk for frame in walked for chunk in frame.chunks]
@@ -167,16 +207,16 @@ def test_a_table_gives_back_its_frames_and_their_places(drawn: tuple[list[Entry]
 
 
 def test_a_frame_knows_its_chunks() -> None:
-    data = table(Entry(KEY, 7, 3, 5, ZSTD, 0, 2), Entry(b"l" * 32, 7, 4, 5, ZSTD, 1, 2))
+    data = table(Entry(KEY, 7, 3, 5, Codec.ZSTD, 0, 2), Entry(b"l" * 32, 7, 4, 5, Codec.ZSTD, 1, 2))
 
-    (frame,) = parse_table(data, entries=2, start=7, stored=7, what="volume").frames()
+    (frame,) = parse_table(data, entries=2, stored=7, what="volume").frames()
 
-    assert frame == Frame(7, 5, ZSTD, (Chunk(1, KEY, 256, 3), Chunk(2, b"l" * 32, 259, 4)))
+    assert frame == Frame(7, 5, Codec.ZSTD, (Chunk(1, KEY, 256, 3), Chunk(2, b"l" * 32, 259, 4)))
     assert frame.stored == 7
 
 
-ONE = Entry(KEY, 0, 5, 5, RAW)
-TWO = Entry(KEY, 5, 5, 5, RAW)
+ONE = Entry(KEY, 0, 5, 5, Codec.RAW)
+TWO = Entry(KEY, 5, 5, 5, Codec.RAW)
 
 
 @pytest.mark.parametrize(
@@ -184,14 +224,23 @@ TWO = Entry(KEY, 5, 5, 5, RAW)
     [
         ([ONE, replace(TWO, raw_offset=6)], 10, "chunk 2: part 0 of the frame at byte 6"),
         ([ONE, replace(TWO, raw_offset=4)], 10, "stands where part 0 of the frame at byte 5"),
-        ([replace(ONE, raw_offset=1)], 5, "chunk 1: .* at byte 0 must stand"),
-        ([TWO, ONE], 10, "chunk 1"),
+        ([TWO, ONE], 10, "chunk 2: part 0 of the frame at byte 0 of the stream stands where .* at byte 10"),
+        (
+            [replace(ONE, parts=2, frame=10), replace(ONE, part=1, parts=2, frame=10, raw_offset=5)],
+            10,
+            "chunk 2: part 1",
+        ),
+        (
+            [replace(ONE, codec=Codec.XOR, base=1, parts=2), replace(ONE, codec=Codec.XOR, base=2, part=1, parts=2)],
+            10,
+            "base",
+        ),
         ([ONE, TWO], 11, "lists 10 bytes of chunks; the signed size leaves 11"),
         ([replace(ONE, frame=6)], 5, "raw frame of 6 bytes is stored in 5"),
         ([replace(ONE, parts=2)], 5, "ends inside a frame"),
         ([replace(ONE, parts=2, frame=10), replace(ONE, frame=10)], 10, "chunk 2: part 0 .* where part 1"),
         ([replace(ONE, parts=2), replace(ONE, part=1, parts=3)], 10, "parts of one frame disagree"),
-        ([replace(ONE, parts=2, codec=ZSTD), replace(ONE, part=1, parts=2)], 10, "parts of one frame disagree"),
+        ([replace(ONE, parts=2, codec=Codec.ZSTD), replace(ONE, part=1, parts=2)], 10, "parts of one frame disagree"),
         ([replace(ONE, parts=2), replace(ONE, part=1, parts=2, frame=9)], 10, "parts of one frame disagree"),
     ],
 )
@@ -199,21 +248,21 @@ def test_a_table_with_a_gap_an_overlap_or_a_contradiction_is_refused(
     found: list[Entry], stored: int, message: str
 ) -> None:
     with pytest.raises(IntegrityError, match=message):
-        parse_table(table(*found), entries=len(found), start=0, stored=stored, what="volume")
+        parse_table(table(*found), entries=len(found), stored=stored, bases=(9, 9), what="volume")
 
 
 def test_unused_slots_must_be_zero() -> None:
     data = table(ONE, slots=3)
 
-    assert parse_table(data, entries=1, start=0, stored=5, what="volume").end == 5
+    assert parse_table(data, entries=1, stored=5, what="volume").end == 5
     for at in range(ENTRY, len(data)):
         changed = bytearray(data)
         changed[at] = 1
         with pytest.raises(IntegrityError, match="unused slots are not zero"):
-            parse_table(bytes(changed), entries=1, start=0, stored=5, what="volume")
+            parse_table(bytes(changed), entries=1, stored=5, what="volume")
 
 
 @pytest.mark.parametrize(("data", "used"), [(table(ONE), 2), (table(ONE)[:-1], 1), (b"", 1)])
 def test_a_table_too_short_for_its_entries_is_refused(data: bytes, used: int) -> None:
     with pytest.raises(IntegrityError, match=f"does not hold {used} entries"):
-        parse_table(data, entries=used, start=0, stored=5, what="volume")
+        parse_table(data, entries=used, stored=5, what="volume")

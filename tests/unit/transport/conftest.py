@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
-from airpack.formats.volume import ENTRY, HEADER, Entry, emit_table
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, emit_table
 from airpack.transport.writer import PackWriter
 from airpack.types import Digest, Source
 
@@ -74,7 +74,7 @@ def chunk() -> Callable[..., tuple[Entry, bytes]]:
     """Return what makes one chunk: `chunk(stored, offset, frame, codec, part=0, parts=1)`."""
 
     def make(
-        stored: bytes, offset: int, frame: int, codec: int, *, part: int = 0, parts: int = 1
+        stored: bytes, offset: int, frame: int, codec: Codec, *, part: int = 0, parts: int = 1
     ) -> tuple[Entry, bytes]:
         digest = hashlib.sha256(stored).digest()
         return Entry(digest, offset, len(stored), frame, codec, part, parts), stored

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airpack.errors import IntegrityError
-from airpack.formats.volume import RAW, ZSTD
+from airpack.formats.volume import Codec
 from airpack.transport.codec import decode, encode
 from airpack.types import Limits
 
@@ -41,22 +41,22 @@ def test_encoding_is_deterministic_and_declares_its_size() -> None:
     header = zstandard.get_frame_parameters(stored)
 
     assert encode(TEXT) == (codec, stored)
-    assert codec == ZSTD
+    assert codec == Codec.ZSTD
     assert (header.content_size, header.has_checksum, header.dict_id) == (len(TEXT), False, 0)
 
 
 def test_what_does_not_shrink_below_the_threshold_is_stored_raw() -> None:
     noise = random.Random(1).randbytes(100_000)
 
-    assert encode(noise) == (RAW, noise)
-    assert encode(noise[:99_000] + bytes(1_000))[0] == RAW
-    assert encode(noise[:97_000] + bytes(3_000))[0] == ZSTD
+    assert encode(noise) == (Codec.RAW, noise)
+    assert encode(noise[:99_000] + bytes(1_000))[0] == Codec.RAW
+    assert encode(noise[:97_000] + bytes(3_000))[0] == Codec.ZSTD
 
 
 def test_a_frame_made_by_hand_is_read() -> None:
     stored = frame(5, 20, raw_block(b"ab", last=False), repeat_block(b"c", 3, last=True))
 
-    assert decode(ZSTD, stored, 5) == b"abccc"
+    assert decode(Codec.ZSTD, stored, 5) == b"abccc"
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_a_frame_made_by_hand_is_read() -> None:
 )
 def test_a_frame_that_is_not_what_the_table_says_is_refused(stored: bytes, size: int, message: str) -> None:
     with pytest.raises(IntegrityError, match=message):
-        decode(ZSTD, stored, size)
+        decode(Codec.ZSTD, stored, size)
 
 
 def test_the_largest_window_is_accepted() -> None:
     assert Limits.WINDOW == 1 << 26
-    assert decode(ZSTD, frame(5, 26, raw_block(b"abcde", last=True)), 5) == b"abcde"
+    assert decode(Codec.ZSTD, frame(5, 26, raw_block(b"abcde", last=True)), 5) == b"abcde"
 
 
 def test_a_frame_that_needs_a_dictionary_is_refused() -> None:
@@ -109,19 +109,19 @@ def test_a_frame_that_needs_a_dictionary_is_refused() -> None:
     stored = zstandard.ZstdCompressor(dict_data=dictionary).compress(TEXT)
 
     with pytest.raises(IntegrityError, match="dictionary"):
-        decode(ZSTD, stored, len(TEXT))
+        decode(Codec.ZSTD, stored, len(TEXT))
 
 
 @pytest.mark.parametrize("size", [4, 6])
 def test_a_raw_frame_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(IntegrityError, match=f"decodes to 5 bytes, expected {size}"):
-        decode(RAW, b"abcde", size)
+        decode(Codec.RAW, b"abcde", size)
 
 
 @given(st.binary(max_size=200), st.integers(1, 1000))
 def test_arbitrary_bytes_are_decoded_to_the_size_or_refused(tail: bytes, size: int) -> None:
     try:
-        data = decode(ZSTD, MAGIC + tail, size)
+        data = decode(Codec.ZSTD, MAGIC + tail, size)
     except IntegrityError:
         return
     assert len(data) == size

@@ -10,7 +10,7 @@ import zstandard
 
 from airpack.errors import AirpackError, IntegrityError, PartialError, StorageError
 from airpack.formats.package import PackageManifest
-from airpack.formats.volume import ENTRY, HEADER, RAW, ZSTD, Entry
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry
 from airpack.transport import codec
 from airpack.transport.reader import NullSink, check_volumes, unpack
 from airpack.types import Digest
@@ -99,11 +99,13 @@ def test_damage_in_a_frame_that_nobody_wants_is_refused_too(pack: Make, collecto
 def test_a_frame_that_nobody_wants_is_hashed_but_not_decoded(
     forge: Make, chunk: MakeChunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest, payload, folder = forge([b"aaaa", b"bb"], [[chunk(b"aaaa", 0, 4, RAW), chunk(b"bb", 4, 2, RAW)]])
+    manifest, payload, folder = forge(
+        [b"aaaa", b"bb"], [[chunk(b"aaaa", 0, 4, Codec.RAW), chunk(b"bb", 4, 2, Codec.RAW)]]
+    )
     decoded: list[int] = []
     plain = codec.decode
 
-    def watched(name: int, data: bytes, size: int) -> bytes | bytearray:
+    def watched(name: Codec, data: bytes, size: int) -> bytes | bytearray:
         decoded.append(size)
         return plain(name, data, size)
 
@@ -143,7 +145,7 @@ def test_with_nothing_wanted_all_is_read_and_volumes_are_missed(pack: Make, read
 
 def test_any_changed_byte_of_a_volume_is_refused(forge: Make, chunk: MakeChunk) -> None:
     packed = zstandard.compress(b"b" * 100)
-    package = forge([b"aaaa", b"b" * 100], [[chunk(b"aaaa", 0, 4, RAW), chunk(packed, 4, 100, ZSTD)]])
+    package = forge([b"aaaa", b"b" * 100], [[chunk(b"aaaa", 0, 4, Codec.RAW), chunk(packed, 4, 100, Codec.ZSTD)]])
     path = path_of(package)
     data = path.read_bytes()
     verify(package)
@@ -159,7 +161,7 @@ def test_any_changed_byte_of_a_volume_is_refused(forge: Make, chunk: MakeChunk) 
 
 
 def test_a_volume_cut_or_extended_anywhere_is_refused(forge: Make, chunk: MakeChunk) -> None:
-    package = forge([b"aaaa"], [[chunk(b"aaaa", 0, 4, RAW)]], slots=1)
+    package = forge([b"aaaa"], [[chunk(b"aaaa", 0, 4, Codec.RAW)]], slots=1)
     path = path_of(package)
     data = path.read_bytes()
 
@@ -212,7 +214,7 @@ def test_volumes_under_each_others_names_are_refused(pack: Make) -> None:
 
 
 def test_volumes_of_equal_size_under_each_others_names_are_refused(forge: Make, chunk: MakeChunk) -> None:
-    package = forge([b"aabb"], [[chunk(b"aa", 0, 2, RAW)], [chunk(b"bb", 2, 2, RAW)]])
+    package = forge([b"aabb"], [[chunk(b"aa", 0, 2, Codec.RAW)], [chunk(b"bb", 2, 2, Codec.RAW)]])
     one, two = path_of(package, 0), path_of(package, 1)
     verify(package)
     first, second = one.read_bytes(), two.read_bytes()
@@ -224,10 +226,10 @@ def test_volumes_of_equal_size_under_each_others_names_are_refused(forge: Make, 
 
 
 def test_a_volume_of_another_package_is_named_as_such(forge: Make, chunk: MakeChunk) -> None:
-    forge([b"bb"], [[chunk(b"bb", 0, 2, RAW)]])
-    foreign = forge([b"bb"], [[chunk(b"bb", 0, 2, RAW)]])[2] / "forged.0001.airvol"
+    forge([b"bb"], [[chunk(b"bb", 0, 2, Codec.RAW)]])
+    foreign = forge([b"bb"], [[chunk(b"bb", 0, 2, Codec.RAW)]])[2] / "forged.0001.airvol"
     data = foreign.read_bytes()
-    package = forge([b"aa"], [[chunk(b"aa", 0, 2, RAW)]])
+    package = forge([b"aa"], [[chunk(b"aa", 0, 2, Codec.RAW)]])
     path_of(package).write_bytes(data)
 
     with pytest.raises(IntegrityError, match="belongs to another package") as caught:
@@ -250,7 +252,7 @@ def test_missing_volumes_are_all_named(pack: Make, position: int) -> None:
 
 
 def test_many_missing_volumes_are_not_all_in_the_message(forge: Make, chunk: MakeChunk) -> None:
-    package = forge([bytes(30)], [[chunk(b"\x00", at, 1, RAW)] for at in range(30)])
+    package = forge([bytes(30)], [[chunk(b"\x00", at, 1, Codec.RAW)] for at in range(30)])
     for position in range(30):
         path_of(package, position).unlink()
 
@@ -313,12 +315,12 @@ def test_a_frame_of_several_chunks_is_read(forge: Make, chunk: MakeChunk, collec
         [b"head", text, noise],
         [
             [
-                chunk(b"head", 0, 4, RAW),
-                *[chunk(part, 4, len(text), ZSTD, part=number, parts=3) for number, part in enumerate(parts)],
+                chunk(b"head", 0, 4, Codec.RAW),
+                *[chunk(part, 4, len(text), Codec.ZSTD, part=number, parts=3) for number, part in enumerate(parts)],
             ],
             [
-                chunk(noise[:MIB], 4 + len(text), len(noise), RAW, part=0, parts=2),
-                chunk(noise[MIB:], 4 + len(text), len(noise), RAW, part=1, parts=2),
+                chunk(noise[:MIB], 4 + len(text), len(noise), Codec.RAW, part=0, parts=2),
+                chunk(noise[MIB:], 4 + len(text), len(noise), Codec.RAW, part=1, parts=2),
             ],
         ],
     )
@@ -330,7 +332,9 @@ def test_a_frame_of_several_chunks_is_read(forge: Make, chunk: MakeChunk, collec
 
 
 def test_damage_in_a_frame_of_several_chunks_names_the_chunk(forge: Make, chunk: MakeChunk) -> None:
-    package = forge([b"aabb"], [[chunk(b"aa", 0, 4, RAW, part=0, parts=2), chunk(b"bb", 0, 4, RAW, part=1, parts=2)]])
+    package = forge(
+        [b"aabb"], [[chunk(b"aa", 0, 4, Codec.RAW, part=0, parts=2), chunk(b"bb", 0, 4, Codec.RAW, part=1, parts=2)]]
+    )
     change(path_of(package), -1)
 
     with pytest.raises(IntegrityError, match="chunk 2 of 2, bytes 386 to 388,"):
@@ -356,7 +360,7 @@ def _bomb(size: int, produced: int) -> bytes:
 def test_a_signed_frame_that_is_not_what_its_table_says_is_refused_with_its_place(
     forge: Make, chunk: MakeChunk, collector: Any, stored: bytes, message: str
 ) -> None:
-    manifest, payload, folder = forge([b"aaaa"], [[chunk(stored, 0, 4, ZSTD)]])
+    manifest, payload, folder = forge([b"aaaa"], [[chunk(stored, 0, 4, Codec.ZSTD)]])
     sink = collector()
 
     with pytest.raises(IntegrityError, match=f"chunk 1 of 1, bytes 384 to {384 + len(stored)}, .*{message}"):
@@ -367,8 +371,8 @@ def test_a_signed_frame_that_is_not_what_its_table_says_is_refused_with_its_plac
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([[(b"aa", 0, 2)], [(b"bb", 3, 2)]], "frame at byte 3 of the stream stands where"),
-        ([[(b"aa", 0, 2)], [(b"bb", 0, 2)]], "frame at byte 0 of the stream stands where"),
+        ([[(b"aa", 0, 2)], [(b"bb", 3, 2)]], "begin at byte 3 of the files, 2 must stand there"),
+        ([[(b"aa", 0, 2)], [(b"bb", 0, 2)]], "begin at byte 0 of the files, 2 must stand there"),
         ([[(b"aa", 0, 2)], [(b"bbb", 2, 3)]], "frames reach byte 5 of the files, which have 4"),
         ([[(b"aa", 0, 2)], [(b"b", 2, 1)]], "frames reach byte 3 of the files, which have 4"),
         ([[(b"aabb", 0, 4), (b"c", 4, 1)], [(b"c", 5, 1)]], "frames reach byte 5 of the files, which have 4"),
@@ -378,7 +382,7 @@ def test_a_signed_frame_that_is_not_what_its_table_says_is_refused_with_its_plac
 def test_signed_tables_that_do_not_cover_the_files_exactly_are_refused(
     forge: Make, chunk: MakeChunk, entries: list[list[tuple[bytes, int, int]]], message: str
 ) -> None:
-    volumes = [[chunk(data, offset, size, RAW) for data, offset, size in volume] for volume in entries]
+    volumes = [[chunk(data, offset, size, Codec.RAW) for data, offset, size in volume] for volume in entries]
 
     with pytest.raises(IntegrityError, match=f"chunk table, bytes 128 to .* is signed but wrong: .*{message}"):
         verify(forge([b"aabb"], volumes))
@@ -387,7 +391,7 @@ def test_signed_tables_that_do_not_cover_the_files_exactly_are_refused(
 def test_a_file_whose_chunks_are_as_signed_but_whose_digest_is_not_is_never_committed(
     forge: Make, chunk: MakeChunk, collector: Any
 ) -> None:
-    manifest, payload, folder = forge([b"good", b"evil"], [[chunk(b"goodEVIL", 0, 8, RAW)]])
+    manifest, payload, folder = forge([b"good", b"evil"], [[chunk(b"goodEVIL", 0, 8, Codec.RAW)]])
     sink = collector()
 
     with pytest.raises(IntegrityError, match=f"has digest {Digest.of(b'EVIL')}, expected {Digest.of(b'evil')}"):
@@ -430,7 +434,7 @@ def test_progress_counts_stored_bytes(pack: Make, recorder: Any) -> None:
 
 
 def test_every_refusal_is_an_error_of_airpack(forge: Make, chunk: MakeChunk) -> None:
-    package = forge([b"aaaa"], [[chunk(b"aaaa", 0, 4, RAW)]])
+    package = forge([b"aaaa"], [[chunk(b"aaaa", 0, 4, Codec.RAW)]])
     path = path_of(package)
     path.write_bytes(b"PK\x03\x04".ljust(path.stat().st_size, b"\x00"))
 

@@ -316,7 +316,7 @@ def test_slots_saved_by_equal_files_stay_zero(pack: Pack) -> None:
 
     assert (volume.entries, volume.slots) == (2, 3)
     assert data[:HEADER] == Header(payload, 1, 1, 2, 3, volume.data).emit()
-    table = parse_table(data[HEADER : HEADER + 3 * ENTRY], entries=2, start=0, stored=volume.data, what="x")
+    table = parse_table(data[HEADER : HEADER + 3 * ENTRY], entries=2, stored=volume.data, what="x")
     assert table.end == manifest.total == MIB + 1
 
 
