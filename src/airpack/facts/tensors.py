@@ -31,6 +31,7 @@ from airpack.types import Tensor
 _HEADER: Final = 16 << 20  # bytes of a safetensors header, as facts.identify takes it
 _READ: Final = 256 << 20  # bytes read of one file: an ONNX file costs a block for each tensor
 _STEPS: Final = 1 << 20  # fields, keys or tensors that are looked at in one file
+_TENSORS: Final = 1 << 17  # tensors of one file
 _STRINGS: Final = 1 << 22  # strings in the arrays of one GGUF file: vocabularies have some 800,000
 _BLOCK: Final = 8 << 10  # bytes read at once: headers of tensors lie far apart
 _NAME: Final = 4096  # bytes of a name or of a location
@@ -269,8 +270,9 @@ def _gguf(file: _File) -> _Found:
             (alignment,) = file.unpack(_U32, at)
         at = strings.skip(kind, at)
     infos: list[_Info] = []
-    for _ in range(min(tensors, _STEPS + 1)):
-        file.step()
+    if tensors > _TENSORS:
+        raise _SenselessError
+    for _ in range(tensors):
         info, at = _gguf_info(file, strings, at)
         infos.append(info)
     if not 1 <= alignment <= _MOST_ALIGNMENT:
@@ -401,6 +403,8 @@ def _onnx(file: _File) -> _Found:
         for each in _fields(file, start, end):
             if each.number == _LABEL.get(message):
                 label += _text(file, each) + "/"
+            if len(waiting) + len(inside) > _TENSORS:
+                raise _SenselessError
             child = _INSIDE[message].get(each.number)
             if child and each.wire == _BYTES and each.end - each.start >= _WORTH:
                 waiting.append((child, each.start, each.end, label[:_NAME]))

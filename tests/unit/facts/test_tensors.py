@@ -432,6 +432,7 @@ class Endless(io.RawIOBase):
     ("name", "head", "pattern"),
     [
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), info()),
+        ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 1 << 17, 0), info()),
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), text(b"k") + struct.pack("<IB", 0, 0)),
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), array(8, 2, text(b"") * 2)),
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + array(8, 1 << 22), text(bytes(8000))),
@@ -440,7 +441,7 @@ class Endless(io.RawIOBase):
         ("onnx", b"\x3a" + varint(1 << 39), message(5, WEIGHT + message(9, bytes(9000)))),
         ("safetensors", struct.pack("<Q", 16 << 20), b"[[]],"),
     ],
-    ids=["tensors", "keys", "lists", "long words", "fields", "graphs", "initializers", "lists of lists"],
+    ids=["endless", "tensors", "keys", "lists", "long words", "fields", "graphs", "initializers", "lists of lists"],
 )
 def test_a_file_of_a_tebibyte_of_headers_ends_soon(name: str, head: bytes, pattern: bytes) -> None:
     stream: Any = Endless(head, pattern)
