@@ -432,7 +432,7 @@ class Endless(io.RawIOBase):
     ("name", "head", "pattern"),
     [
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), info()),
-        ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 1 << 17, 0), info()),
+        ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 1 << 17, 0), info(shape=(0,))),
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), text(b"k") + struct.pack("<IB", 0, 0)),
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), array(8, 2, text(b"") * 2)),
         ("gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + array(8, 1 << 22), text(bytes(8000))),
