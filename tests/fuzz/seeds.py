@@ -22,6 +22,7 @@ from tests.fuzz.mutate import PREFIX, record
 from tests.fuzz.targets import ECDSA
 
 from airpack.evidence import export
+from airpack.evidence.acknowledged import Acknowledged, Holding
 from airpack.evidence.archive import write_archive
 from airpack.evidence.audit import AuditorState
 from airpack.evidence.merkle import Frontier, leaf_hash
@@ -40,6 +41,7 @@ from airpack.formats.statement import (
 )
 from airpack.formats.trust import Revocations
 from airpack.formats.volume import Codec, Entry, emit_table
+from airpack.ops.places import Place, Placed, Places
 from airpack.ops.workspace import Built
 from airpack.transport import codec
 from airpack.types import Descriptor, Digest
@@ -310,7 +312,11 @@ def evidence() -> Seeds:
     yield "papers", "manifest", emit(manifest).replace(b'"@size', b'1,"x').replace(b"@digest", b"x")
     listed = export.Manifest(forge.SITE_ID, 1, 0, 0, len(lines), forge.NOW, (export.BundleFile("a", 1, forge.WEIGHTS),))
     yield "papers", "listed", listed.emit()
-    yield "papers", "state", AuditorState(forge.ORIGIN, forge.WEIGHTS, 7, forge.WEIGHTS.raw, 1).emit()
+    state = AuditorState(forge.ORIGIN, forge.WEIGHTS, 7, forge.WEIGHTS.raw, 1)
+    yield "papers", "state", state.emit()
+    yield "papers", "acknowledged", Acknowledged(state, (Holding("tool@1.0.0", forge.WEIGHTS, 2),)).emit()
+    placed = Placed(FileInfo(forge.WEIGHTS, 70000), Place(Path("/desk/w"), "a/w"))
+    yield "papers", "places", Places.of(forge.CHECK, [placed]).emit(Path("/desk"))
     yield "papers", "built", Built("tool", "1.0.0", 1, forge.WEIGHTS, (forge.CHECK,), "2031-01-01T00:00:00Z").emit()
     yield "papers", "probe", _RESULT
 

@@ -33,6 +33,7 @@ from airpack.errors import (
 )
 from airpack.evidence import audit as auditor
 from airpack.evidence import export
+from airpack.evidence.acknowledged import Acknowledged
 from airpack.evidence.archive import read_archive, write_archive
 from airpack.evidence.checkpoint import open_checkpoint
 from airpack.evidence.log import EvidenceLog
@@ -56,6 +57,7 @@ from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, TrustPolicy
 from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Header, emit_table, parse_table
 from airpack.ops.inspect_ import inspect_package
+from airpack.ops.places import Places
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
 from airpack.ops.verify import fresh_refresh
@@ -518,8 +520,12 @@ def _record(data: bytes) -> None:
     same(len(clip(data.decode("utf-8", "surrogateescape"))) <= 1024, True)
 
 
-@target("evidence.export", "evidence.audit", "ops.workspace", "ops.probes.run")
+@target("evidence.export", "evidence.audit", "evidence.acknowledged", "ops.workspace", "ops.places", "ops.probes.run")
 def _papers(data: bytes) -> None:
+    if held := tried(IntegrityError, Acknowledged.parse, data):
+        same(held.emit(), data)
+    if places := tried(IntegrityError, Places.parse, data, Path("/desk")):
+        same(Places.parse(places.emit(Path("/desk")), Path("/desk")), places)
     if manifest := tried(IntegrityError, export.Manifest.parse, data):
         same(manifest.emit(), data)
     if frontier := tried(IntegrityError, export.parse_frontier, data):

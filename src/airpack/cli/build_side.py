@@ -1,4 +1,4 @@
-"""Commands of the connected side: init, build, publish, releases."""
+"""Commands of the connected side: init, build, publish, releases, receipt."""
 
 import os
 import sys
@@ -176,4 +176,45 @@ def releases(workspace: Path | None, as_json: bool) -> None:
     output.show(document, output.table(rows) if built else ["no releases yet"], as_json=as_json)
 
 
-COMMANDS = (init, build, publish, releases)
+@click.group()
+def receipt() -> None:
+    """What sites have acknowledged, as base of the next delta."""
+
+
+@receipt.command("trust")
+@click.argument("name")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The site's public key, SITE/evidence/site.pub, brought by a way that you trust.",
+)
+@workspace_option
+@json_option
+def receipt_trust(name: str, key: Path, workspace: Path | None, as_json: bool) -> None:
+    """Pin the key of a site under NAME."""
+    from airpack.ops.acknowledge import trust_site
+    from airpack.ops.workspace import Workspace
+
+    site = trust_site(Workspace.find(workspace, Path.cwd()), name, key)
+    output.show(site.document(), [f"pinned {site.name}", f"key    {site.key.fingerprint}"], as_json=as_json)
+
+
+@receipt.command("add")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@workspace_option
+@json_option
+def receipt_add(bundle: Path, workspace: Path | None, as_json: bool) -> None:
+    """Audit the evidence export BUNDLE, and take from it which releases its site holds."""
+    from airpack.ops.acknowledge import add_receipts
+    from airpack.ops.workspace import Workspace
+
+    site = add_receipts(Workspace.find(workspace, Path.cwd()), bundle)
+    assert site.held is not None
+    rows = [(each.name, str(each.release)) for each in site.held.holdings]
+    lines = [f"added export {site.held.state.export} of {site.name}: {site.held.state.size} records"]
+    lines += output.table([("HOLDS", "DIGEST"), *rows]) if rows else ["it holds no release"]
+    output.show(site.document(), lines, as_json=as_json)
+
+
+COMMANDS = (init, build, publish, releases, receipt)
