@@ -18,7 +18,6 @@ Errors name the volume, the chunk (from 1) and its bytes in the volume file.
 import hashlib
 import os
 from collections.abc import Container, Generator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +28,7 @@ from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.volume import ENTRY, HEADER, Chunk, Frame, Header, Table, parse_table
 from airpack.fsops import close_read, interruptible, open_regular
 from airpack.transport import codec, plan
-from airpack.transport.pipeline import ordered
+from airpack.transport.pipeline import Ordered
 from airpack.types import Digest, Reporter, Silent
 
 _COPY_AGAIN = "copy this volume again from where the package was built, and run the same command again"
@@ -146,12 +145,12 @@ def unpack(
     stream = plan.Stream(manifest.files, wanted)
     reporter.start(task, sum(info.data for info in manifest.volumes))
     delivery = _Delivery(manifest.files, sink)
-    jobs = _jobs(manifest, payload_digest, folder, stream)
+    plans = _plans(manifest, payload_digest, folder, stream)
     try:
         for number in stream.wanted:
             if manifest.files[number].size == 0:
                 delivery.take(number, memoryview(b""))
-        with closing(ordered(jobs, _decode, cost=_cost, workers=workers)) as frames:
+        with Ordered(plans, _read, _decode, cost=_cost, workers=workers) as frames:
             for frame in frames:
                 for piece in frame.pieces:
                     delivery.take(piece.file, frame.data[piece.start : piece.stop])
@@ -162,13 +161,20 @@ def unpack(
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """A frame as read: what it must be, its stored bytes, and which parts of it are wanted."""
+class _Plan:
+    """A frame to be read: where it lies, what it must be, and which parts of it are wanted."""
 
     volume: "_Volume"
     frame: Frame
-    stored: bytearray
     pieces: list[plan.Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A frame as read: what was planned, and its stored bytes."""
+
+    plan: _Plan
+    stored: bytearray
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,38 +187,43 @@ class _Decoded:
     pieces: list[plan.Piece]
 
 
-def _jobs(
+def _plans(
     manifest: PackageManifest, payload_digest: Digest, folder: Path, stream: plan.Stream
-) -> Generator[_Job, None, None]:
-    """Read the volumes in order and yield all their frames."""
+) -> Generator[_Plan, None, None]:
+    """Open the volumes in order and yield all their frames."""
     start = 0
     for position, info in enumerate(manifest.volumes):
         with _Volume(folder, info) as volume:
             volume.check_header(manifest.header(payload_digest, position))
             table = volume.read_table(start, stream.total, is_last=position + 1 == len(manifest.volumes))
             for frame in table.frames():
-                yield _Job(volume, frame, volume.read_frame(frame), stream.pieces(frame.offset, frame.size))
+                yield _Plan(volume, frame, stream.pieces(frame.offset, frame.size))
             start = table.end
+
+
+def _read(plan: _Plan) -> _Job:
+    return _Job(plan, plan.volume.read_frame(plan.frame))
 
 
 def _decode(job: _Job) -> _Decoded:
     """Compare each chunk's digest, and only then decode the frame."""
+    volume, frame, pieces = job.plan.volume, job.plan.frame, job.plan.pieces
     at, view = 0, memoryview(job.stored)
-    for chunk in job.frame.chunks:
+    for chunk in frame.chunks:
         if hashlib.sha256(view[at : at + chunk.stored]).digest() != chunk.digest:
-            raise job.volume.error(IntegrityError, "does not have its signed digest", chunk, hint=_COPY_AGAIN)
+            raise volume.error(IntegrityError, "does not have its signed digest", chunk, hint=_COPY_AGAIN)
         at += chunk.stored
-    if not job.pieces:
-        return _Decoded(job.volume.info.name, len(job.stored), memoryview(b""), [])
+    if not pieces:
+        return _Decoded(volume.info.name, len(job.stored), memoryview(b""), [])
     try:
-        data = codec.decode(job.frame.codec, job.stored, job.frame.size)
+        data = codec.decode(frame.codec, job.stored, frame.size)
     except IntegrityError as error:
-        raise job.volume.error(IntegrityError, f"is not what the table says: {error}", *job.frame.chunks) from error
-    return _Decoded(job.volume.info.name, len(job.stored), memoryview(data), job.pieces)
+        raise volume.error(IntegrityError, f"is not what the table says: {error}", *frame.chunks) from error
+    return _Decoded(volume.info.name, len(job.stored), memoryview(data), pieces)
 
 
-def _cost(job: _Job) -> int:
-    return len(job.stored) + job.frame.size
+def _cost(plan: _Plan) -> int:
+    return plan.frame.stored + plan.frame.size
 
 
 class _Volume:
