@@ -522,3 +522,5 @@ _WALKERS: Final[Mapping[str, Callable[[_File], _Found]]] = {
     "gguf": _gguf,
     "onnx": _onnx,
 }
+FORMATS: Final = frozenset(_WALKERS)
+"""The formats in which tensors are found."""

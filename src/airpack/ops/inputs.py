@@ -14,7 +14,7 @@ from airpack import fsops
 from airpack.errors import IncompatibleError, InputError
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import HEAD, identify
-from airpack.facts.tensors import Layout, fit, read_layout
+from airpack.facts.tensors import FORMATS, Layout, fit, read_layout
 from airpack.facts.wheel import Wheel, read_wheels
 from airpack.formats.compat import GOLDEN_PATH, CompatWheel
 from airpack.formats.names import check_paths
@@ -179,6 +179,8 @@ def bounded(sources: tuple[Source, ...], formats: tuple[str, ...]) -> tuple[Sour
 
 
 def _layout(source: Source, name: str) -> Layout:
+    if name not in FORMATS:
+        return Layout()
     with source.open() as stream:
         return read_layout(name, stream, source.size)
 

@@ -251,7 +251,7 @@ class _Volume:
 
 
 def _encode(frame: Frame) -> _Packed:
-    kind, stored = _smallest(frame)
+    kind, stored = smallest(frame)
     view = memoryview(stored)
     parts = [view[at : at + Limits.CHUNK] for at in range(0, len(view), Limits.CHUNK)] or [view]
     place = frame.span.base if kind.has_base else None
@@ -263,7 +263,7 @@ def _encode(frame: Frame) -> _Packed:
     return _Packed(bytes(entries), stored, frame.span.size, frame.path)
 
 
-def _smallest(frame: Frame) -> tuple[Codec, Buffer]:
+def smallest(frame: Frame) -> tuple[Codec, Buffer]:
     """Return the codec and the stored bytes of a frame: with its base or without, whichever is less."""
     if frame.span.base is None:
         return codec.encode(frame.data, frame.span.kind)
