@@ -18,6 +18,7 @@ R = TypeVar("R")
 
 BUDGET: Final = 128 << 20  # bytes of jobs between the reader and the taker; one job alone may exceed it
 _AHEAD: Final = 8  # jobs between them
+_LARGEST_KEPT: Final = 16 << 20  # bytes
 _GRACE: Final = 2.0  # seconds that a reader has to end when nobody takes any more
 
 
@@ -54,6 +55,7 @@ class Ordered(Generic[R]):
         workers: int,
         budget: int = BUDGET,
     ) -> None:
+        _keep_memory()
         self._gate = _Gate(max(_AHEAD, 2 * workers), budget)
         self._pool = ThreadPoolExecutor(workers)
         self._results: SimpleQueue[tuple[int, Future[R]] | None] = SimpleQueue()
@@ -95,6 +97,15 @@ class Ordered(Generic[R]):
             self._gate.leave(weight)
         if self._failed is not None:
             raise self._failed
+
+
+def _keep_memory() -> None:
+    """Have the allocator keep what a frame frees for the next one, instead of giving it back and faulting it in again.
+
+    glibc maps blocks above a threshold, which rises to the largest such block that was freed; twice as much stays
+    (mallopt(3), M_MMAP_THRESHOLD). Other allocators take no notice.
+    """
+    _ = bytes(_LARGEST_KEPT)
 
 
 class _Gate:

@@ -176,6 +176,7 @@ class PackWriter:
         ):
             for frame in itertools.chain(first, last):
                 self._write(frame)
+                del frame  # a large one must not stay while the next is made
         if self._volumes:
             self._volumes[-1].finish()
 
