@@ -19,6 +19,7 @@ nothing is stored. A wrong guess costs time and no bytes. Frames are cut as with
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -72,7 +73,8 @@ class New:
     Attributes:
         path: Its path in a generation.
         source: Its bytes.
-        marks: What they are known by; None where no base has a file of that size, and there are no tensors to look for.
+        marks: What they are known by; None where no other file, new or old, has its size, and there are no tensors to
+            look for.
     """
 
     path: str
@@ -81,7 +83,7 @@ class New:
 
 
 def scan(sources: Sequence[Source], paths: Sequence[str], sizes: Collection[int], reporter: Reporter) -> list[New]:
-    """Read the new files that may be in a base, or whose tensors may.
+    """Read the new files that may be in a base, or equal another new one, or whose tensors may be in a base.
 
     Args:
         sources: The files of the new release.
@@ -93,7 +95,9 @@ def scan(sources: Sequence[Source], paths: Sequence[str], sizes: Collection[int]
         IntegrityError: A file is not of its size.
         StorageError: A file cannot be read.
     """
-    is_read = [_is_looked_at(source, sizes) for source in sources]
+    counts = Counter(source.size for source in sources)
+    alike = {size for size, count in counts.items() if count > 1} | set(sizes)
+    is_read = [_is_looked_at(source, alike) for source in sources]
     reporter.start("compare", sum(source.size for source, wanted in zip(sources, is_read, strict=True) if wanted))
     try:
         return [
@@ -392,12 +396,11 @@ class Delta:
         left_out = {id(new) for new in self._reused}
         packed = [new for new in news if id(new) not in left_out]
         self._files: dict[int, _Packed] = {}
-        for new in packed:
+        for new in _distinct(packed):
             source = replace(new.source, digest=new.marks.digest) if new.marks else new.source
             self._files[id(source)] = _Packed(new, source, self._index)
         self._choose_patches(plan.solid_size(volume_size))
-        order = sorted(self._files.values(), key=lambda file: file.prefix is not None and file.source.solid)
-        self.sources = tuple(file.source for file in order)
+        self.sources = tuple(file.source for file in _in_order(self._files.values()))
         self._numbers = self._number()
         self._count()
 
@@ -422,8 +425,9 @@ class Delta:
 
     def digests(self, packed: Sequence[Digest]) -> list[Digest]:
         """Return the digest of each new file, given those of `sources`, in the order of the new files."""
-        known = {id(self._files[id(source)].new): digest for source, digest in zip(self.sources, packed, strict=True)}
-        return [known[id(new)] if id(new) in known else _known(new) for new in self._news]
+        files = (self._files[id(source)].new for source in self.sources)
+        found = {id(new): digest for new, digest in zip(files, packed, strict=True)}
+        return [found[id(new)] if id(new) in found else _known(new) for new in self._news]
 
     def check(self) -> None:
         """See once more that no base file was written to since it was hashed.
@@ -443,16 +447,18 @@ class Delta:
 
     def _choose_patches(self, largest: int) -> None:
         """Try which files become smaller as patches: those of runtimes all together, each other one by itself."""
-        candidates = [file for file in self._files.values() if file.prefix is not None]
-        solid = [file for file in candidates if file.source.solid]
-        for group in (solid, *([file] for file in candidates if not file.source.solid)):
-            if group and not self._is_smaller(group, largest):
-                for file in group:
+        files = list(self._files.values())
+        solid = [file for file in files if file.source.solid]
+        for group in (solid, *([file] for file in files if not file.source.solid)):
+            patched = [file for file in group if file.prefix is not None]
+            if patched and not self._is_smaller(group, largest):
+                for file in patched:
                     file.prefix = None
 
     def _is_smaller(self, group: "list[_Packed]", largest: int) -> bool:
-        files = [File(file.source, None) for file in group]
-        alone = sum(_coded(Feed(files, 0, largest, None)))
+        """Return whether a group is smaller with the patches in it than without; both are coded to know it."""
+        alone = sum(_coded(Feed([File(file.source, None) for file in group], 0, largest, None)))
+        files = [File(file.source, None) for file in _in_order(group)]
         total = 0
         for size in _coded(Feed(files, 0, largest, _Trial(self._library, self._files))):
             total += size
@@ -484,6 +490,22 @@ class Delta:
         tally.reused = sum(new.source.size for new in self._reused)
         for file in self._files.values():
             file.count(tally)
+
+
+def _distinct(news: Iterable[New]) -> Iterator[New]:
+    """Yield the first of new files that are equal."""
+    seen: set[Digest] = set()
+    for new in news:
+        if new.marks is None:
+            yield new
+        elif new.marks.digest not in seen:
+            seen.add(new.marks.digest)
+            yield new
+
+
+def _in_order(files: "Iterable[_Packed]") -> "list[_Packed]":
+    """Return files of runtimes that become patches after those that share frames."""
+    return sorted(files, key=lambda file: file.prefix is not None and file.source.solid)
 
 
 def _known(new: New) -> Digest:
