@@ -25,7 +25,8 @@ from airpack.types import Limits
 
 _MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878 section 3.1.1; skippable frames have others
 _WORTH = 985  # stored bytes for 1000 raw ones; above, raw is better
-_SAMPLE = 16 << 10  # bytes of each MiB that an estimate rests on
+_SAMPLE = 4 << 10  # bytes that an estimate looks at
+_STEP = 67 << 10  # bytes between samples: with no power of two, not always at the same place of whatever repeats
 _LOCAL = threading.local()  # zstandard's contexts serve one thread at a time
 
 
@@ -116,12 +117,10 @@ def encode_patch(raw: Buffer, prefix: Buffer) -> tuple[Codec, Buffer]:
 
 
 def estimate(raw: Buffer) -> int:
-    """Return about how many bytes would remain of `raw`, from a sample of each MiB: rather too many than too few."""
-    view, left, seen = memoryview(raw), 0, 0
-    for start in range(0, len(raw), 1 << 20):
-        sample = view[start : start + _SAMPLE]
-        left, seen = left + len(_compress(sample, _Effort.QUICK)), seen + len(sample)
-    return left * len(raw) // seen
+    """Return about how many bytes would remain of `raw`, from samples: rather too many than too few."""
+    view = memoryview(raw)
+    samples = b"".join(view[at : at + _SAMPLE] for at in range(0, len(raw), _STEP))
+    return len(_compress(samples, _Effort.QUICK)) * len(raw) // len(samples) if samples else 0
 
 
 def decode(codec: Codec, stored: Buffer, size: int, base: Buffer | None = None) -> Buffer:
@@ -137,7 +136,10 @@ def decode(codec: Codec, stored: Buffer, size: int, base: Buffer | None = None) 
 
     Raises:
         IntegrityError: `stored` is not one frame of exactly `size` bytes with a bounded window.
+        ValueError: No base, or one of another length, where the codec is a difference to it.
     """
+    if codec.has_base and base is None:
+        raise ValueError(f"a frame of {codec!r} needs its base")
     if codec is Codec.RAW:
         _check_size(stored, size)
         return stored

@@ -16,8 +16,10 @@ RELEASE = Digest.of(b"release")
 Package = tuple[PackageManifest, Digest, Path]
 
 
-def _source(path: str, data: bytes, size: int | None = None, digest: Digest | None = None) -> Source:
-    return Source(path, len(data) if size is None else size, lambda: io.BytesIO(data), digest=digest)
+def _source(
+    path: str, data: bytes, size: int | None = None, digest: Digest | None = None, *, solid: bool = False
+) -> Source:
+    return Source(path, len(data) if size is None else size, lambda: io.BytesIO(data), digest=digest, solid=solid)
 
 
 def _manifest(files: tuple[FileInfo, ...], volumes: tuple[VolumeInfo, ...]) -> PackageManifest:
@@ -26,18 +28,18 @@ def _manifest(files: tuple[FileInfo, ...], volumes: tuple[VolumeInfo, ...]) -> P
 
 @pytest.fixture
 def source() -> Callable[..., Source]:
-    """Return what makes a source of bytes: `source(path, data, size=None, digest=None)`."""
+    """Return what makes a source of bytes: `source(path, data, size=None, digest=None, solid=False)`."""
     return _source
 
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Package]:
-    """Return what writes a package of files: `pack(*files, volume_size=..., name="pack")`."""
+    """Return what writes a package of files: `pack(*files, volume_size=..., name="pack", solid=False)`."""
 
-    def make(*files: bytes, volume_size: int = 2 << 20, name: str = "pack") -> Package:
+    def make(*files: bytes, volume_size: int = 2 << 20, name: str = "pack", solid: bool = False) -> Package:
         folder = tmp_path / "out"
         with PackWriter(folder, name, volume_size=volume_size) as writer:
-            writer.pack([_source(f"file{number}", data) for number, data in enumerate(files)])
+            writer.pack([_source(f"file{number}", data, solid=solid) for number, data in enumerate(files)])
             payload = _manifest(*writer.close()).emit()
             writer.seal(payload)
         return PackageManifest.parse(payload), Digest.of(payload), folder
