@@ -85,6 +85,14 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     help="A package for the gap, or a plain OCI layout.",
 )
 @click.option("--volume-size", default="2GiB", show_default=True, help="Largest volume, in bytes or as 700MiB, 4GiB.")
+@click.option(
+    "--base",
+    "bases",
+    multiple=True,
+    metavar="REF|site:NAME",
+    help="A release that the sites hold: only what they lack is packed. May be given several times.",
+)
+@click.option("--keep", is_flag=True, help="Copy the large files into the workspace, for later releases to build on.")
 @click.option("--dry-run", is_flag=True, help="Find and check the inputs, write nothing.")
 @workspace_option
 @progress_option
@@ -94,6 +102,8 @@ def build(
     out: Path,
     form: str,
     volume_size: str,
+    bases: tuple[str, ...],
+    keep: bool,
     dry_run: bool,
     workspace: Path | None,
     progress: bool,
@@ -112,6 +122,8 @@ def build(
         passphrase=_passphrase(new=False),
         now=now(),
         volume_size=parse_size(volume_size),
+        bases=bases,
+        keep=keep,
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
@@ -125,6 +137,7 @@ def build(
             f"sequence     {result.built.sequence}",
             f"files        {result.files}, {output.size(result.bytes_raw)}",
             f"written      {output.size(result.bytes_packed)} ({share:.0%}) in {result.out}",
+            *(f"builds on    {base.name}, which a site must hold" for base in result.bases),
             *(f"head         {path.name}" for path in [result.head] if path),
             *(f"volume       {path.name}" for path in result.volumes),
         ]

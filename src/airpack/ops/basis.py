@@ -13,7 +13,7 @@ from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundErr
 from airpack.facts.tensors import FORMATS
 from airpack.facts.wheel import Wheel, read_wheel
 from airpack.formats.names import Ref, parse_ref
-from airpack.formats.package import FileInfo
+from airpack.formats.package import BASES, FileInfo
 from airpack.formats.release import Release, ReleaseFile, read_release
 from airpack.ops.acknowledge import open_site
 from airpack.ops.inputs import Inputs, bounded
@@ -22,7 +22,6 @@ from airpack.ops.workspace import Built, Workspace
 from airpack.transport.delta import BRING_BACK, Library, New, Old, OldRelease, scan
 from airpack.types import Digest, Reporter, Source, Tensor
 
-MOST: Final = 16  # bases of one package
 SITE: Final = "site:"  # before the name of a site, whose newest release is meant
 _PIECE: Final = 1 << 20  # bytes
 
@@ -46,8 +45,8 @@ def find_bases(workspace: Workspace, names: Sequence[str], *, product: str, vers
         if (built.product, built.version) == (product, version):
             raise InputError(f"{built.name} is what is to be built; it cannot be its own base")
         found.setdefault(built.release, built)
-    if len(found) > MOST:
-        raise InputError(f"{len(found)} bases; a package builds on at most {MOST}")
+    if len(found) > BASES:
+        raise InputError(f"{len(found)} bases; a package builds on at most {BASES}")
     return list(found.values())
 
 

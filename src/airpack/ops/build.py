@@ -1,7 +1,8 @@
 """Build: a pack spec becomes a signed release, and the release a package (or a plain OCI layout).
 
     1. inputs are found, formats read, wheels checked against their RECORD while they are packed
-    2. one pass writes the volumes; the digests that come out of it make the release's documents
+    2. one pass writes the volumes; the digests that come out of it make the release's documents. With bases, new files
+       are held against theirs before, and the package is a delta; one that would be no smaller stands alone
     3. the packer signs the package manifest; release, builder and cosign keys sign their attestations, the builder's
        also a bill of materials
     4. the channel lists the release and issues fresh metadata; the head is written; all of it is admitted once,
@@ -14,9 +15,9 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 import glob
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -28,7 +29,7 @@ from airpack.crypto.keys import PrivateKey
 from airpack.errors import InputError, IntegrityError, NotFoundError
 from airpack.facts.licenses import declared
 from airpack.formats import bom, bundle, canonical, dsse, head, oci, packspec
-from airpack.formats.package import PAYLOAD_TYPE, PackageManifest
+from airpack.formats.package import PAYLOAD_TYPE, Base, PackageManifest
 from airpack.formats.packspec import PackSpec
 from airpack.formats.release import ReleaseDocs, assemble, read_release
 from airpack.formats.statement import (
@@ -42,14 +43,17 @@ from airpack.formats.statement import (
     provenance,
 )
 from airpack.formats.times import emit_time
+from airpack.ops.basis import compare, find_bases
 from airpack.ops.inputs import Inputs, gather
 from airpack.ops.inspect_ import claimed_manifest
 from airpack.ops.layout import LayoutWriter
 from airpack.ops.medium import read_head
+from airpack.ops.places import Places
 from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Passphrase, Workspace
 from airpack.policy.admission import SEQUENCE_FIELD, Steps, admit
 from airpack.policy.compat import judge_release, refuse
+from airpack.transport.delta import Delta, Tally
 from airpack.transport.writer import VOLUME_SIZE, PackWriter
 from airpack.types import Descriptor, Digest, Limits, Reporter, Silent
 
@@ -72,6 +76,8 @@ class BuildResult:
         bytes_packed: Bytes of all files written; 0 for a dry run.
         files: Number of files in the release.
         repeated: Whether this very release had been built before.
+        bases: What the package builds on; nothing where it stands alone.
+        tally: What became of the release's bytes, where bases were named.
     """
 
     built: Built | None
@@ -84,6 +90,8 @@ class BuildResult:
     bytes_packed: int
     files: int
     repeated: bool
+    bases: tuple[Base, ...] = ()
+    tally: Tally | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
@@ -99,6 +107,10 @@ class BuildResult:
             "bytes_packed": self.bytes_packed,
             "files": self.files,
             "repeated": self.repeated,
+            "bases": [
+                {"release": str(base.release), "product": base.product, "version": base.version} for base in self.bases
+            ],
+            "delta": asdict(self.tally) if self.tally else None,
         }
 
 
@@ -111,6 +123,8 @@ def build(
     passphrase: Passphrase,
     now: datetime,
     volume_size: int = VOLUME_SIZE,
+    bases: Sequence[str] = (),
+    keep: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
 ) -> BuildResult:
@@ -124,14 +138,16 @@ def build(
         passphrase: Asked once when keys are encrypted.
         now: The time of signing.
         volume_size: Largest volume in bytes.
+        bases: Releases that the sites hold already, REFs or `site:NAME`, beside those that the spec names.
+        keep: Copy the release's large files into the workspace, so that they stay there as base of later ones.
         dry_run: Find and check the inputs, write nothing.
         reporter: Receives progress.
 
     Raises:
         InputError: The spec, or what it names; or a release that exists already would change.
-        NotFoundError: The spec or a key is not there.
+        NotFoundError: The spec, a key, a base or its bytes are not there.
         IncompatibleError: Model and runtime do not fit, or a format is unsafe.
-        IntegrityError: A wheel is not what its RECORD says.
+        IntegrityError: A wheel is not what its RECORD says, or bytes of a base have changed.
         TrustError: A key cannot be opened.
         StorageError: Disk.
     """
@@ -158,9 +174,15 @@ def build(
                 repeated=False,
             )
         stack.enter_context(workspace.lock)
+        found = find_bases(workspace, [*spec.bases, *bases], product=spec.product, version=spec.version)
+        if found and form != "package":
+            raise InputError("a plain layout is always whole: --base is for packages")
         keys = workspace.private_keys(_SIGNERS, passphrase)
         work = _Build(workspace, spec, Digest.of(text), inputs, keys, now, reporter)
-        return work.package(out.resolve(), volume_size) if form == "package" else work.layout(out.resolve())
+        result = work.package(out.resolve(), volume_size, found) if form == "package" else work.layout(out.resolve())
+        if keep:
+            workspace.places.keep(zip(inputs.sources, work.digests, strict=True), reporter)
+        return result
 
 
 class _Build:
@@ -178,25 +200,53 @@ class _Build:
     ) -> None:
         self._workspace, self._spec, self._spec_digest = workspace, spec, spec_digest
         self._inputs, self._keys, self._now, self._reporter = inputs, keys, now, reporter
+        self.digests: list[Digest] = []
 
     @property
     def _name(self) -> str:
         return f"{self._spec.product}@{self._spec.version}"
 
-    def package(self, out: Path, volume_size: int) -> BuildResult:
-        """Write head and volumes."""
-        name = f"{self._spec.product}-{self._spec.version}".lower()
+    def package(self, out: Path, volume_size: int, builts: Sequence[Built]) -> BuildResult:
+        """Write head and volumes, building on the releases `builts` where that makes them smaller."""
         fsops.make_dir(out)
-        self._check_place(out / f"{name}{head.SUFFIX}")
+        self._check_place(out / f"{self._file_name}{head.SUFFIX}")
         for stale in out.glob(".airpack-*.part"):
             fsops.remove_tree(stale)
+        if builts:
+            with compare(self._workspace, builts, self._inputs, self._reporter) as (news, library):
+                delta = Delta(news, library, volume_size=volume_size)
+                result = self._package(out, volume_size, delta) if delta.bases else None
+            if result is not None:
+                return replace(result, tally=delta.tally)
+            names = ", ".join(built.name for built in builts)
+            self._reporter.note(f"the package would be no smaller for {names}: it stands alone")
+        result = self._package(out, volume_size, None)
+        assert result is not None, "what stands alone is always worth it"
+        return result
+
+    @property
+    def _file_name(self) -> str:
+        return f"{self._spec.product}-{self._spec.version}".lower()
+
+    def _package(self, out: Path, volume_size: int, delta: Delta | None) -> BuildResult | None:
+        """Write head and volumes; nothing, and return None, where a delta turns out to be no smaller."""
+        name = self._file_name
         staging = Path(tempfile.mkdtemp(prefix=".airpack-", suffix=".part", dir=out))
         try:
             with PackWriter(staging, name, volume_size=volume_size, reporter=self._reporter) as writer:
-                docs = self._documents(writer.pack(self._inputs.sources))
+                self._pack(writer, delta)
+                if delta is not None and not delta.is_worth(writer.spared):
+                    return None
+                docs = self._documents(self.digests)
                 files, volumes = writer.close()
                 manifest = PackageManifest(
-                    docs.digest, self._spec.product, self._spec.version, NEEDS_AIRPACK, files, volumes
+                    docs.digest,
+                    self._spec.product,
+                    self._spec.version,
+                    NEEDS_AIRPACK,
+                    files,
+                    volumes,
+                    delta.bases if delta else (),
                 )
                 payload = manifest.emit()
                 writer.seal(payload)
@@ -215,11 +265,19 @@ class _Build:
             head=paths[-1],
             volumes=tuple(paths[:-1]),
             out=out,
-            bytes_raw=manifest.total,
+            bytes_raw=self._inputs.distinct_size(self.digests),
             bytes_packed=sum(path.stat().st_size for path in paths),
             files=docs.compat.total_files,
             repeated=repeated,
+            bases=manifest.bases,
         )
+
+    def _pack(self, writer: PackWriter, delta: Delta | None) -> None:
+        if delta is None:
+            self.digests = writer.pack(self._inputs.sources)
+        else:
+            self.digests = delta.digests(writer.pack(delta.sources, delta))
+            delta.check()
 
     def _check_place(self, path: Path) -> None:
         """Refuse to replace the package of another release: two names may become one file name."""
@@ -241,14 +299,13 @@ class _Build:
         if out.exists() and any(out.iterdir()):
             raise InputError(f"{out} is not empty", hint="choose a new folder for the layout")
         writer = LayoutWriter(out)
-        digests = writer.add(self._inputs.sources, self._reporter)
-        docs = self._documents(digests)
+        self.digests = writer.add(self._inputs.sources, self._reporter)
+        docs = self._documents(self.digests)
         built, blobs, repeated = self._release(docs)
         for data in blobs.values():
             writer.put(data)
         referrers = {digest: blobs[digest] for digest in built.attestations}
         writer.finish(built.name, Descriptor(oci.INDEX, docs.digest, len(docs.index)), referrers)
-        sizes = {digest: source.size for digest, source in zip(digests, self._inputs.sources, strict=True)}
         return BuildResult(
             built=built,
             product=self._spec.product,
@@ -256,7 +313,7 @@ class _Build:
             head=None,
             volumes=(),
             out=out,
-            bytes_raw=sum(sizes.values()),
+            bytes_raw=self._inputs.distinct_size(self.digests),
             bytes_packed=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
             files=docs.compat.total_files,
             repeated=repeated,
@@ -302,6 +359,7 @@ class _Build:
             channel.publish(self._keys, {path: docs.index}, self._now, {path: {SEQUENCE_FIELD: built.sequence}})
         else:
             channel.publish(self._keys, {}, self._now)
+        self._workspace.places.remember(Places.of(built.release, self._inputs.placed(self.digests)))
         return built, blobs, before is not None and before.release == docs.digest
 
     def _sequence(self, known: Mapping[str, Built]) -> int:

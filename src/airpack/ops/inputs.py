@@ -3,7 +3,7 @@
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,9 +18,10 @@ from airpack.facts.tensors import FORMATS, Layout, fit, read_layout
 from airpack.facts.wheel import Wheel, read_wheels
 from airpack.formats.compat import GOLDEN_PATH, CompatWheel
 from airpack.formats.names import check_paths
+from airpack.formats.package import FileInfo
 from airpack.formats.packspec import ModelSpec, PackSpec, RuntimeSpec
 from airpack.formats.release import ModelPart, PackedFile, RuntimePart
-from airpack.ops.places import Place
+from airpack.ops.places import LEAST, Place, Placed
 from airpack.types import Digest, Source, Tensor
 
 
@@ -84,6 +85,20 @@ class Inputs:
     def size(self) -> int:
         """Bytes of all files; equal ones are counted each time."""
         return sum(source.size for source in self.sources)
+
+    def distinct_size(self, digests: Sequence[Digest]) -> int:
+        """Return the bytes of all files, equal ones once, given the digest of each in the order of `sources`."""
+        return sum({digest: source.size for digest, source in zip(digests, self.sources, strict=True)}.values())
+
+    def placed(self, digests: Sequence[Digest]) -> Iterator[Placed]:
+        """Yield what to remember of where files lie: all of models, the large ones of everything else.
+
+        Args:
+            digests: The digest of each file, in the order of `sources`.
+        """
+        for source, digest, place, path in zip(self.sources, digests, self.places, self.paths, strict=True):
+            if path.startswith("model/") or source.size >= LEAST:
+                yield Placed(FileInfo(digest, source.size), place)
 
     def parts(self, digests: list[Digest]) -> tuple[list[ModelPart], list[RuntimePart], PackedFile | None]:
         """Return the parts of the release, given the digest of each file in the order of `sources`."""

@@ -44,6 +44,9 @@ LEAST: Final = 64 << 10  # bytes of a tensor that is looked for by digest, or of
 _BLOCK: Final = 1 << 20  # bytes read at once
 _STEP: Final = 32 << 20  # bytes of a large file that share a prefix
 _BEFORE: Final = 16 << 20  # bytes of the base file before them that the prefix begins with
+_LEFT: Final = 100  # bytes of a file of which one would remain, coded well
+_NAMED: Final = 400  # bytes of the head that name a base
+_LISTED: Final = 160  # bytes of the head that list a file of it
 _NUMBER = re.compile(r"[0-9]+")
 
 _Where: TypeAlias = tuple[int, int]  # number of an old file, and an offset in it
@@ -429,6 +432,16 @@ class Delta:
         found = {id(new): digest for new, digest in zip(files, packed, strict=True)}
         return [found[id(new)] if id(new) in found else _known(new) for new in self._news]
 
+    def is_worth(self, spared: int) -> bool:
+        """Return whether the package is smaller with its bases than without, also where the head names them.
+
+        Args:
+            spared: Bytes, about, that frames take less than without bases.
+        """
+        reused = {_known(new) for new in self._reused}
+        others = sum(file.digest not in reused for base in self._bases for file in base.files)
+        return spared + self.tally.reused // _LEFT > len(self._bases) * _NAMED + others * _LISTED
+
     def check(self) -> None:
         """See once more that no base file was written to since it was hashed.
 
@@ -517,7 +530,7 @@ def _coded(feed: Feed) -> Iterator[int]:
     """Yield what each frame of `feed` takes in a volume, its entries in the table included."""
     for span in feed.plans():
         frame = feed.read(span)
-        _, stored = smallest(frame)
+        _, stored, _ = smallest(frame)
         yield len(stored) + ENTRY * max(1, -(-len(stored) // Limits.CHUNK))
 
 
