@@ -65,7 +65,7 @@ from airpack.ops.workspace import Built, Workspace
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.compat import Host, judge, judge_release
 from airpack.transport import codec
-from airpack.transport.reader import NullSink, unpack
+from airpack.transport.reader import NullSink, unpack_all
 from airpack.types import Digest, Limits
 
 _P = ParamSpec("_P")
@@ -433,7 +433,7 @@ def _unpack(data: bytes) -> None:
     path = forge.work() / "tool.0001.airvol"
     path.write_bytes(manifest.header(payload, 0).emit() + table + body)
     wanted = {file.digest for file in manifest.files}
-    tried((IntegrityError, PartialError), unpack, manifest, payload, path.parent, wanted=wanted, sink=NullSink())
+    tried((IntegrityError, PartialError), unpack_all, manifest, payload, [path.parent], wanted=wanted, sink=NullSink())
 
 
 # --- the channel ------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def inspect(package: Path, files: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("package", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="The channel's root to trust.")
 @click.option("--bom", type=click.Path(path_type=Path), help="Write the bill of materials (CycloneDX JSON) here.")
 @click.option("--force", is_flag=True, help="Replace an existing file of --bom.")
@@ -55,9 +55,18 @@ def inspect(package: Path, files: bool, as_json: bool) -> None:
 @progress_option
 @json_option
 def verify(
-    package: Path, root: Path, bom: Path | None, force: bool, moment: str | None, progress: bool, as_json: bool
+    package: tuple[Path, ...],
+    root: Path,
+    bom: Path | None,
+    force: bool,
+    moment: str | None,
+    progress: bool,
+    as_json: bool,
 ) -> None:
-    """Check every signature and every byte of PACKAGE against ROOT, without a site."""
+    """Check every signature and every byte of PACKAGE against ROOT, without a site.
+
+    PACKAGE is its folder or its head file; give several where its volumes lie on several media.
+    """
     from airpack import fsops
     from airpack.ops.verify import verify_package
     from airpack.types import Limits

@@ -274,6 +274,11 @@ def is_newer(needs: str, have: str) -> bool:
     return _numbers(needs) > _numbers(have)
 
 
+def is_volume_name(text: str) -> bool:
+    """Return whether a volume may have the name `text`."""
+    return _VOLUME.fullmatch(text) is not None
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     match = _NUMBERS.match(version)
     if match is None:

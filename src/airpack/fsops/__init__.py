@@ -31,11 +31,15 @@ from airpack.fsops.files import (
     write_durable,
 )
 from airpack.fsops.locks import Lock
+from airpack.fsops.parts import PART, GrowingFile, PartFile
 from airpack.fsops.waiting import interruptible
 
 __all__ = [
+    "PART",
+    "GrowingFile",
     "Lock",
     "NewFile",
+    "PartFile",
     "append_durable",
     "clear_temporary",
     "close_read",

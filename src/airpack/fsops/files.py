@@ -143,19 +143,8 @@ class NewFile:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
 
     def reserve(self, size: int) -> None:
-        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way.
-
-        File systems that cannot reserve are left to fail at the write.
-        """
-        if size == 0:
-            return
-        try:
-            reach("reserve", self.path)
-            os.posix_fallocate(self._descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                with _translated("reserve space for", self.path):
-                    raise
+        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way."""
+        reserve_space(self._descriptor, size, self.path)
 
     def park(self) -> None:
         """Sync and close the temporary file until `resume`, so that thousands can wait for their commit at once."""
@@ -212,6 +201,19 @@ class NewFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def reserve_space(descriptor: int, size: int, path: Path) -> None:
+    """Reserve `size` bytes for an open file; file systems that cannot are left to fail at the write."""
+    if size == 0:
+        return
+    try:
+        reach("reserve", path)
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            with _translated("reserve space for", path):
+                raise
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:

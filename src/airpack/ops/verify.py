@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from airpack.crypto.client import TrustedChannel, refresh
 from airpack.errors import AirpackError, InputError
 from airpack.formats.bom import Bom
 from airpack.formats.head import Head
-from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.ops.medium import Presented, find_package
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.bom import verified_bom
 from airpack.policy.compat import judge_release, refuse
@@ -49,7 +49,7 @@ class Verification:
 
 
 def verify_package(
-    path: Path,
+    paths: Sequence[Path],
     *,
     root: bytes,
     now: datetime,
@@ -57,10 +57,10 @@ def verify_package(
     replace: bool = False,
     reporter: Reporter | None = None,
 ) -> Verification:
-    """Verify the package at `path` against a pinned root.
+    """Verify the package that `paths` present together against a pinned root.
 
     Args:
-        path: The package's folder or its head file.
+        paths: Folders that hold its volumes, and head files; at least one head among them.
         root: Bytes of the root to trust.
         now: The time to judge freshness by.
         bom: The file to write the bill of materials to, once everything holds; None for none.
@@ -77,7 +77,7 @@ def verify_package(
     steps = Steps()
     release: str | None = None
     try:
-        head, data = _read(path, steps)
+        presented, data = _read(paths, steps)
         admitted = admit(data, refresh=fresh_refresh(root, now), have=airpack.__version__, steps=steps)
         release = str(admitted.release.digest)
         with steps.step("compatibility") as found:
@@ -86,10 +86,10 @@ def verify_package(
             found(f"{len(findings)} rules about model and runtime hold")
         materials = _materials(admitted, steps) if bom is not None else None
         with steps.step("volumes") as found:
-            reader.unpack(
+            reader.unpack_all(
                 admitted.manifest,
                 admitted.manifest_digest,
-                head.parent,
+                presented.folders,
                 wanted={file.digest for file in admitted.manifest.files},
                 sink=reader.NullSink(),
                 reporter=reporter or Silent(),
@@ -102,7 +102,7 @@ def verify_package(
         error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
         raise
     written = bom.absolute() if bom is not None else None
-    return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)), written)
+    return Verification(admitted, tuple(steps.checks), tuple(presented.unlisted(admitted.manifest)), written)
 
 
 def _materials(admitted: Admitted, steps: Steps) -> Bom:
@@ -112,11 +112,11 @@ def _materials(admitted: Admitted, steps: Steps) -> Bom:
     return materials
 
 
-def _read(path: Path, steps: Steps) -> tuple[Path, bytes]:
+def _read(paths: Sequence[Path], steps: Steps) -> tuple[Presented, bytes]:
     """Find and read the head; what fails here fails as its step."""
     try:
-        head = find_head(path)
-        return head, read_head(head)
+        presented = find_package(paths)
+        return presented, presented.read()
     except AirpackError as error:
         steps.checks.append(Check("head", ok=False, detail=error.message))
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
-from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, emit_table
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Frame, emit_table
 from airpack.transport.writer import PackWriter
 from airpack.types import Digest, Source
 
@@ -85,33 +85,27 @@ def chunk() -> Callable[..., tuple[Entry, bytes]]:
 
 
 class _Collector:
-    """A sink that keeps what was committed, and counts what was not."""
+    """A sink that keeps what it is given; `files` has what was committed, `settled` the first chunk of each frame."""
 
     def __init__(self) -> None:
         self.files: dict[Digest, bytes] = {}
         self.order: list[Digest] = []
-        self.aborted: list[Digest] = []
-        self.open: FileInfo | None = None
-        self._data = bytearray()
+        self.parts: dict[Digest, bytearray] = {}
+        self.settled: list[tuple[int, int]] = []
 
-    def begin(self, file: FileInfo) -> "_Collector":
-        assert self.open is None, "one file at a time"
-        self.open, self._data = file, bytearray()
-        return self
+    def write(self, file: FileInfo, at: int, data: memoryview) -> None:
+        self.parts.setdefault(file.digest, bytearray(file.size))[at : at + len(data)] = data
 
-    def write(self, data: memoryview) -> None:
-        self._data += data
+    def settle(self, position: int, frame: Frame) -> None:
+        self.settled.append((position, frame.chunks[0].number))
 
-    def commit(self) -> None:
-        assert self.open is not None
-        self.files[self.open.digest] = bytes(self._data)
-        self.order.append(self.open.digest)
-        self.open = None
+    def hash(self, file: FileInfo) -> Digest:
+        return Digest.of(self.parts[file.digest])
 
-    def abort(self) -> None:
-        assert self.open is not None
-        self.aborted.append(self.open.digest)
-        self.open = None
+    def commit(self, file: FileInfo) -> None:
+        assert file.digest not in self.files
+        self.files[file.digest] = bytes(self.parts.pop(file.digest, b""))
+        self.order.append(file.digest)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.volume import ENTRY, HEADER, Codec, Frame, Header, parse_table
 from airpack.transport.codec import Kind, decode
 from airpack.transport.plan import Place, Span
-from airpack.transport.reader import unpack
+from airpack.transport.reader import unpack_all
 from airpack.transport.writer import PackWriter, volume_name
 from airpack.types import Digest, Source, Tensor
 
@@ -65,7 +65,7 @@ def test_what_is_packed_is_unpacked(
         writer.seal(payload)
     manifest, sink = PackageManifest.parse(payload), collector()
 
-    unpack(manifest, Digest.of(payload), folder, wanted=set(digests), sink=sink)
+    unpack_all(manifest, Digest.of(payload), [folder], wanted=set(digests), sink=sink)
 
     assert digests == [Digest.of(data) for data in files]
     assert sink.files == {Digest.of(data): data for data in files}
@@ -406,7 +406,7 @@ def test_a_frame_of_many_chunks_is_stored_in_pieces_of_a_mib_in_one_volume(
     manifest = pack_sources(tmp_path, [source("a", noise, solid=True), source("b", b"b")], volume_size=12 * MIB)
     plain, solid = frames_of(manifest, tmp_path)
     sink = collector()
-    unpack(manifest, Digest.of(manifest.emit()), tmp_path, wanted={Digest.of(noise)}, sink=sink)
+    unpack_all(manifest, Digest.of(manifest.emit()), [tmp_path], wanted={Digest.of(noise)}, sink=sink)
 
     assert (plain.codec, solid.codec) == (Codec.RAW, Codec.RAW)
     assert [chunk.stored for chunk in solid.chunks] == [MIB, MIB, MIB // 2 + 3]
