@@ -47,6 +47,7 @@ _BEFORE: Final = 16 << 20  # bytes of the base file before them that the prefix 
 _LEFT: Final = 100  # bytes of a file of which one would remain, coded well
 _NAMED: Final = 400  # bytes of the head that name a base
 _LISTED: Final = 160  # bytes of the head that list a file of it
+_FRAME: Final = 128  # bytes of a frame beside its content: its entry, and what zstd writes around it
 _NUMBER = re.compile(r"[0-9]+")
 
 _Where: TypeAlias = tuple[int, int]  # number of an old file, and an offset in it
@@ -440,7 +441,15 @@ class Delta:
         """
         reused = {_known(new) for new in self._reused}
         others = sum(file.digest not in reused for base in self._bases for file in base.files)
-        return spared + self.tally.reused // _LEFT > len(self._bases) * _NAMED + others * _LISTED
+        cost = len(self._bases) * _NAMED + others * _LISTED + self._more_frames() * _FRAME
+        return spared + self.tally.reused // _LEFT > cost
+
+    def _more_frames(self) -> int:
+        """Return how many frames there are more than without bases: small tensors share fewer of them."""
+        plain = [source for source in self.sources if not source.solid]
+        alone = sum(1 for _ in plan.cuts(span for source in plain for span in plan.spans(source)))
+        based = sum(1 for _ in plan.cuts(span for source in plain for span in self.spans(source)))
+        return max(0, based - alone)
 
     def check(self) -> None:
         """See once more that no base file was written to since it was hashed.
