@@ -62,6 +62,10 @@ class Bench:
         return self.run(*words, expect=expect).json
 
 
+def stored(built: Any) -> int:
+    return sum(Path(path).stat().st_size for path in built["volumes"])
+
+
 def manifest(built: Any) -> PackageManifest:
     data = Path(built["head"]).read_bytes()
     return PackageManifest.parse(dsse.parse(head.parse(data).package).payload)
@@ -96,10 +100,7 @@ def test_a_delta_is_imported_where_its_base_is_held(bench: Bench, first: Any, si
     assert delta["repeated"] is True
     assert [base["version"] for base in delta["bases"]] == ["1.0.0"]
     assert delta["bytes_raw"] == full["bytes_raw"]
-    stored = {
-        name: sum(Path(path).stat().st_size for path in each["volumes"]) for name, each in (("d", delta), ("f", full))
-    }
-    assert stored["d"] < stored["f"] * 0.35
+    assert stored(delta) < stored(full) * 0.35
     site.run("import", Path(first["head"]).parent)
     site.run("import", Path(delta["head"]).parent)
     assert site.states() == {"tool@1.0.0": "ready", "tool@1.1.0": "ready"}
@@ -122,7 +123,7 @@ def test_a_changed_runtime_is_patched_and_the_model_stays(bench: Bench, first: A
         bench.spec("1.1.0", TENSORS, LIBRARY.replace(b"symbol 99 ", b"symbol ninety-nine ")), "--base", "tool"
     )
     assert delta["delta"]["patched_files"] == 1
-    assert sum(Path(path).stat().st_size for path in delta["volumes"]) < 3000
+    assert stored(delta) < 3000
     site.run("import", Path(first["head"]).parent)
     site.run("import", Path(delta["head"]).parent)
     site.run("fsck")
@@ -132,7 +133,7 @@ def test_tensors_that_moved_cost_nothing(bench: Bench, first: Any, site: Any) ->
     moved = {f"model.{name}": array for name, array in reversed(TENSORS.items())}
     delta = bench.build(bench.spec("1.1.0", moved), "--base", "tool@1.0.0")
     assert delta["delta"]["same_tensors"] == len(TENSORS)
-    assert sum(Path(path).stat().st_size for path in delta["volumes"]) < 8192
+    assert stored(delta) < 8192
     site.run("import", Path(first["head"]).parent)
     site.run("import", Path(delta["head"]).parent)
     site.run("fsck")
@@ -233,6 +234,41 @@ def test_a_package_that_is_no_smaller_for_its_base_stands_alone(bench: Bench, fi
     assert (manifest(delta).files, manifest(delta).stored) == (manifest(full).files, manifest(full).stored)
     site.run("import", Path(delta["head"]).parent)
     assert first
+
+
+class TestDryRun:
+    def test_it_says_what_each_way_would_come_to(self, bench: Bench, first: Any) -> None:
+        bench.build(bench.spec("1.0.1", changed(1e-1, *TENSORS)))
+        spec = bench.spec("1.1.0", changed(1e-3, "layer1"))
+        words = ("--base", "tool@1.0.1", "--base", "tool@1.0.0")
+        found = bench.build(spec, *words, "--dry-run")
+        assert [way["bases"] for way in found["ways"]] == [
+            [],
+            ["tool@1.0.1"],
+            ["tool@1.0.0"],
+            ["tool@1.0.1", "tool@1.0.0"],
+        ]
+        assert not (bench.folder / "media/1.1.0-delta").exists()
+        alone, poor, good, both = (way["bytes"] for way in found["ways"])
+        assert good <= both < poor < alone
+        assert all(way["exact"] for way in found["ways"])
+        assert found["ways"][2]["delta"]["reused_files"] == 2
+        assert stored(bench.build(spec)) == alone
+        assert stored(bench.build(spec, "--base", "tool@1.0.0")) == good
+        assert first
+
+    def test_people_are_told_what_is_an_estimate(
+        self, bench: Bench, first: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airpack.transport.forecast._SAMPLES", 2)
+        spec = bench.spec("1.1.0", changed(1e-3, "layer1"))
+        words = ("build", spec, "-o", bench.folder / "x", "--base", "tool", "--workspace", bench.workspace)
+        text = bench.run(*words, "--dry-run").out
+        assert "alone: " in text
+        assert "an estimate" in text
+        assert "on tool@1.0.0: " in text
+        assert "left out   2 files" in text
+        assert first
 
 
 class TestBytesInTheWorkspace:

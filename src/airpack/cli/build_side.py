@@ -12,6 +12,7 @@ from airpack.cli.options import json_option, now, progress_option, workspace_opt
 from airpack.errors import InputError, StorageError
 
 if TYPE_CHECKING:
+    from airpack.ops.build import Way
     from airpack.ops.workspace import Passphrase
 
 _SECRET_FILE = "AIRPACK_KEY_PASSPHRASE_FILE"  # noqa: S105, names the file, holds no secret
@@ -93,7 +94,7 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     help="A release that the sites hold: only what they lack is packed. May be given several times.",
 )
 @click.option("--keep", is_flag=True, help="Copy the large files into the workspace, for later releases to build on.")
-@click.option("--dry-run", is_flag=True, help="Find and check the inputs, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what packages would come to, write nothing.")
 @workspace_option
 @progress_option
 @json_option
@@ -128,6 +129,7 @@ def build(
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
     lines = [f"would pack   {result.product}@{result.version}: {result.files} files, {output.size(result.bytes_raw)}"]
+    lines += [line for way in result.ways for line in _way(way)]
     if result.built is not None:
         share = result.bytes_packed / result.bytes_raw if result.bytes_raw else 1.0
         again = " (built before: same release, same signatures)" if result.repeated else ""
@@ -142,6 +144,24 @@ def build(
             *(f"volume       {path.name}" for path in result.volumes),
         ]
     output.show(result.document(), lines, as_json=as_json)
+
+
+def _way(way: "Way") -> list[str]:
+    """Return what a dry run says of one package."""
+    found = way.forecast
+    how = "every frame coded" if found.is_exact else f"an estimate, {found.coded} of {found.frames} frames coded"
+    name = f"on {' + '.join(way.bases)}" if way.bases else "alone"
+    lines = [f"{name}: {output.size(found.bytes)} ({how})"]
+    if way.tally is not None:
+        tally = way.tally
+        lines += [
+            f"  left out   {tally.reused_files} files, {output.size(tally.reused)}",
+            f"  the same   {tally.same_tensors} tensors, {output.size(tally.same)}",
+            f"  like it    {tally.like_tensors} tensors, {output.size(tally.like)}",
+            f"  patches    {tally.patched_files} files, {output.size(tally.patched)}",
+            f"  the rest   {output.size(tally.rest)}",
+        ]
+    return lines
 
 
 @click.command()

@@ -15,7 +15,7 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 import glob
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -54,6 +54,7 @@ from airpack.ops.workspace import Built, Passphrase, Workspace
 from airpack.policy.admission import SEQUENCE_FIELD, Steps, admit
 from airpack.policy.compat import judge_release, refuse
 from airpack.transport.delta import Delta, Tally
+from airpack.transport.forecast import Forecast, forecast
 from airpack.transport.writer import VOLUME_SIZE, PackWriter
 from airpack.types import Descriptor, Digest, Limits, Reporter, Silent
 
@@ -61,6 +62,32 @@ Form = Literal["package", "oci"]
 BUILD_TYPE: Final = "https://airpack.dev/build/v1"
 NEEDS_AIRPACK: Final = "0.1.0"
 _SIGNERS: Final = ("release", "builder", "packer", "cosign", "targets", "snapshot", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What one package would come to.
+
+    Attributes:
+        bases: The bases that were tried, `product@version`; none for the package that stands alone.
+        forecast: What its volumes come to.
+        tally: What becomes of the release's bytes; None without bases.
+    """
+
+    bases: tuple[str, ...]
+    forecast: Forecast
+    tally: Tally | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON keys that scripts rely on."""
+        return {
+            "bases": list(self.bases),
+            "bytes": self.forecast.bytes,
+            "exact": self.forecast.is_exact,
+            "frames": self.forecast.frames,
+            "coded": self.forecast.coded,
+            "delta": asdict(self.tally) if self.tally else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +105,7 @@ class BuildResult:
         repeated: Whether this very release had been built before.
         bases: What the package builds on; nothing where it stands alone.
         tally: What became of the release's bytes, where bases were named.
+        ways: What a dry run found that packages would come to: one that stands alone, and those with bases.
     """
 
     built: Built | None
@@ -92,6 +120,7 @@ class BuildResult:
     repeated: bool
     bases: tuple[Base, ...] = ()
     tally: Tally | None = None
+    ways: tuple[Way, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
@@ -111,6 +140,7 @@ class BuildResult:
                 {"release": str(base.release), "product": base.product, "version": base.version} for base in self.bases
             ],
             "delta": asdict(self.tally) if self.tally else None,
+            "ways": [way.document() for way in self.ways],
         }
 
 
@@ -140,7 +170,7 @@ def build(
         volume_size: Largest volume in bytes.
         bases: Releases that the sites hold already, REFs or `site:NAME`, beside those that the spec names.
         keep: Copy the release's large files into the workspace, so that they stay there as base of later ones.
-        dry_run: Find and check the inputs, write nothing.
+        dry_run: Find and check the inputs, and say what packages would come to; write nothing.
         reporter: Receives progress.
 
     Raises:
@@ -159,30 +189,45 @@ def build(
     spec = packspec.parse(text, spec_path.name)
     with ExitStack() as stack:
         inputs = gather(spec, spec_path.absolute().parent, stack)
-        if dry_run:
-            sizes = inputs.size
-            return BuildResult(
-                None,
-                spec.product,
-                spec.version,
-                None,
-                (),
-                out.resolve(),
-                sizes,
-                0,
-                len(inputs.sources),
-                repeated=False,
-            )
-        stack.enter_context(workspace.lock)
         found = find_bases(workspace, [*spec.bases, *bases], product=spec.product, version=spec.version)
         if found and form != "package":
             raise InputError("a plain layout is always whole: --base is for packages")
+        if dry_run:
+            return BuildResult(
+                built=None,
+                product=spec.product,
+                version=spec.version,
+                head=None,
+                volumes=(),
+                out=out.resolve(),
+                bytes_raw=inputs.size,
+                bytes_packed=0,
+                files=len(inputs.sources),
+                repeated=False,
+                ways=tuple(_ways(workspace, inputs, found, volume_size, reporter)) if form == "package" else (),
+            )
+        stack.enter_context(workspace.lock)
         keys = workspace.private_keys(_SIGNERS, passphrase)
         work = _Build(workspace, spec, Digest.of(text), inputs, keys, now, reporter)
         result = work.package(out.resolve(), volume_size, found) if form == "package" else work.layout(out.resolve())
         if keep:
             workspace.places.keep(zip(inputs.sources, work.digests, strict=True), reporter)
         return result
+
+
+def _ways(
+    workspace: Workspace, inputs: Inputs, builts: Sequence[Built], volume_size: int, reporter: Reporter
+) -> Iterator[Way]:
+    """Yield what a package would come to: alone, on each base, and on all of them together."""
+    yield Way((), forecast(inputs.sources, None, volume_size=volume_size, reporter=reporter))
+    if not builts:
+        return
+    with compare(workspace, builts, inputs, reporter) as (news, library):
+        each = [(release,) for release in library.releases]
+        for releases in [*each, tuple(library.releases)] if len(each) > 1 else each:
+            delta = Delta(news, library, volume_size=volume_size, releases=releases, reporter=reporter)
+            found = forecast(delta.sources, delta, volume_size=volume_size, reporter=reporter)
+            yield Way(tuple(release.name for release in releases), found, delta.tally)
 
 
 class _Build:
@@ -214,7 +259,7 @@ class _Build:
             fsops.remove_tree(stale)
         if builts:
             with compare(self._workspace, builts, self._inputs, self._reporter) as (news, library):
-                delta = Delta(news, library, volume_size=volume_size)
+                delta = Delta(news, library, volume_size=volume_size, reporter=self._reporter)
                 result = self._package(out, volume_size, delta) if delta.bases else None
             if result is not None:
                 return replace(result, tally=delta.tally)

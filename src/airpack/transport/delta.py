@@ -22,19 +22,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from airpack.errors import IntegrityError, StorageError
 from airpack.formats.package import Base, FileInfo
-from airpack.formats.volume import ENTRY, PREFIX
+from airpack.formats.volume import PREFIX
 from airpack.transport import plan
 from airpack.transport.bases import Bases
 from airpack.transport.feed import Feed, File, changed
+from airpack.transport.forecast import coded
 from airpack.transport.plan import Place, Span
 from airpack.transport.planes import Buffer
-from airpack.transport.writer import smallest
-from airpack.types import Digest, Limits, Reporter, Source, Tensor
+from airpack.types import Digest, Reporter, Silent, Source, Tensor
 
 BRING_BACK: Final = (
     "bring its bytes back where they lay, or build without --base; `airpack build --keep` keeps copies from then on"
@@ -49,6 +50,8 @@ _NAMED: Final = 400  # bytes of the head that name a base
 _LISTED: Final = 160  # bytes of the head that list a file of it
 _FRAME: Final = 128  # bytes of a frame beside its content: its entry, and what zstd writes around it
 _NUMBER = re.compile(r"[0-9]+")
+
+_SILENT: Final = Silent()
 
 _Where: TypeAlias = tuple[int, int]  # number of an old file, and an offset in it
 _Key: TypeAlias = tuple[str, str, int]  # name, type and length of a tensor
@@ -376,6 +379,7 @@ class Delta:
         library: What the bases have.
         volume_size: Largest length of a volume in bytes.
         releases: Which of the library's bases to build on; all by default.
+        reporter: Receives progress of what is tried, in bytes.
 
     Attributes:
         sources: The files to pack, those that become patches last.
@@ -389,8 +393,10 @@ class Delta:
         *,
         volume_size: int,
         releases: Sequence[OldRelease] | None = None,
+        reporter: Reporter = _SILENT,
     ) -> None:
         self.tally = Tally()
+        self._reporter = reporter
         self._library = library
         self._releases = library.releases if releases is None else releases
         self._index = _Index(library, self._releases)
@@ -479,13 +485,15 @@ class Delta:
 
     def _is_smaller(self, group: "list[_Packed]", largest: int) -> bool:
         """Return whether a group is smaller with the patches in it than without; both are coded to know it."""
-        alone = sum(_coded(Feed([File(file.source, None) for file in group], 0, largest, None)))
+        alone = sum(coded(Feed([File(file.source, None) for file in group], 0, largest, None), self._reporter))
         files = [File(file.source, None) for file in _in_order(group)]
         total = 0
-        for size in _coded(Feed(files, 0, largest, _Trial(self._library, self._files))):
-            total += size
-            if total >= alone:
-                return False
+        based = Feed(files, 0, largest, _Trial(self._library, self._files))
+        with closing(coded(based, self._reporter)) as sizes:
+            for size in sizes:
+                total += size
+                if total >= alone:
+                    return False
         return True
 
     def _number(self) -> dict[int, int]:
@@ -533,14 +541,6 @@ def _in_order(files: "Iterable[_Packed]") -> "list[_Packed]":
 def _known(new: New) -> Digest:
     assert new.marks is not None, "it was found by its digest"
     return new.marks.digest
-
-
-def _coded(feed: Feed) -> Iterator[int]:
-    """Yield what each frame of `feed` takes in a volume, its entries in the table included."""
-    for span in feed.plans():
-        frame = feed.read(span)
-        _, stored, _ = smallest(frame)
-        yield len(stored) + ENTRY * max(1, -(-len(stored) // Limits.CHUNK))
 
 
 @dataclass(frozen=True, slots=True)
