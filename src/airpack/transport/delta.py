@@ -149,7 +149,7 @@ def _length(tensor: Tensor) -> int:
     return tensor.stop - tensor.start
 
 
-def _mark(blocks: Iterable[bytes], tensors: Sequence[Tensor], wanted: Sequence[int]) -> Marks:
+def _mark(blocks: Iterable[bytes | bytearray], tensors: Sequence[Tensor], wanted: Sequence[int]) -> Marks:
     """Return the digests of a file and of some of its tensors, read once; two threads share the work."""
     whole, parts = hashlib.sha256(), _Parts([(number, tensors[number]) for number in wanted])
     if not wanted:
@@ -176,7 +176,7 @@ class _Parts:
         self._current = next(self._ranges, None)
         self._digest = hashlib.sha256()
 
-    def update(self, block: bytes) -> None:
+    def update(self, block: bytes | bytearray) -> None:
         view, end = memoryview(block), self._at + len(block)
         while self._current is not None and self._current[1].start < end:
             number, tensor = self._current
@@ -268,7 +268,7 @@ class Library:
             raise _changed(old, f"expected {old.file.digest}, found {marks.digest}")
         return marks
 
-    def _blocks(self, number: int, old: Old, reporter: Reporter) -> Iterator[bytes]:
+    def _blocks(self, number: int, old: Old, reporter: Reporter) -> Iterator[bytearray]:
         for start in range(0, old.file.size, _BLOCK):
             try:
                 block = self.bases.read(number, start, min(_BLOCK, old.file.size - start))
