@@ -266,6 +266,7 @@ def test_a_program_that_is_killed_while_it_reads_is_taken_up_again(site: Any, be
     words = [str(AIRPACK), "import", str(medium), "--site", str(site.folder), "--json", "--progress"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        assert "note" in process.stderr.readline()
         assert json.loads(process.stderr.readline())["type"] == "start"
         process.kill()
     assert process.returncode == -signal.SIGKILL

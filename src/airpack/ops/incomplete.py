@@ -7,12 +7,12 @@ goes once the release is whole.
 from pathlib import Path
 
 from airpack import fsops
-from airpack.errors import DamagedError, PartialError
+from airpack.errors import DamagedError, IntegrityError, NotFoundError, PartialError
 from airpack.formats.package import PackageManifest
 from airpack.formats.repair import Needed, RepairReport
 from airpack.ops.site import Site
 from airpack.transport.outcome import Outcome, listed
-from airpack.types import Digest
+from airpack.types import Digest, Limits
 
 FOLDER = "repair"
 
@@ -61,6 +61,15 @@ def incomplete(site: Site, manifest: PackageManifest, package: Digest, outcome: 
         **first.error().context,
         **context,
     )
+
+
+def is_report(path: Path) -> bool:
+    """Return whether the file at `path` is the report that its name says."""
+    try:
+        report = RepairReport.parse(fsops.read_regular(path, Limits.DOCUMENT), what=path.name)
+    except (IntegrityError, NotFoundError):
+        return False
+    return path.name == f"{report.product}@{report.version}.json"
 
 
 def settle(site: Site, manifest: PackageManifest) -> None:

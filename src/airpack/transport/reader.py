@@ -20,7 +20,7 @@ from typing import Final
 
 from airpack.errors import IntegrityError
 from airpack.formats.package import PackageManifest
-from airpack.formats.volume import ENTRY, HEADER, Chunk, Table, parse_table
+from airpack.formats.volume import ENTRY, HEADER, Chunk, Frame, Table, parse_table
 from airpack.fsops import interruptible
 from airpack.transport.delivery import Delivery, NullSink, Sink
 from airpack.transport.frames import Bases, Checked, Decoder, Plan, wrong
@@ -167,9 +167,12 @@ class _Reading:
             table = self._parse(position, data)
             self._check_place(position, table, end, is_adjacent=is_adjacent)
             for frame in table.frames():
-                if not self._progress.has(position, frame.chunks[0].number):
+                if not self._is_done(position, frame):
                     yield Plan(position, frame, self._stream.pieces(frame.offset, frame.size))
             end, is_adjacent = table.end, True
+
+    def _is_done(self, position: int, frame: Frame) -> bool:
+        return self._progress.has(position, frame.chunks[0].number)
 
     def _parse(self, position: int, data: bytes) -> Table:
         info = self._manifest.volumes[position]
