@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tests.fuzz import forge
+from tests.fuzz import bulk, forge
 from tests.fuzz.mutate import PREFIX, record
 from tests.fuzz.targets import ECDSA
 
@@ -208,21 +208,25 @@ def channel() -> Seeds:
 def volumes() -> Seeds:
     """Yield chunk tables and frames."""
     content = b"all the same " * 40
-    kind, packed = codec.encode(content)
-    assert kind == Codec.ZSTD
+    kind, stored = codec.encode(content, codec.Kind.PLAIN)
+    packed = bytes(stored)
+    assert kind is Codec.ZSTD
     entries = [
         (Entry(Digest.of(b"raw bytes").raw, 0, 9, 9, Codec.RAW), b"raw bytes"),
         (Entry(Digest.of(packed[:20]).raw, 9, 20, len(content), Codec.ZSTD, 0, 2), packed[:20]),
         (Entry(Digest.of(packed[20:]).raw, 9, len(packed) - 20, len(content), Codec.ZSTD, 1, 2), packed[20:]),
     ]
     rows = b"".join(entry.emit() for entry, _ in entries)
-    body = b"".join(stored for _, stored in entries)
+    body = b"".join(piece for _, piece in entries)
     yield "unpack", "three", PREFIX.pack(3, 0, len(body)) + rows + body
     yield "volume", "three", PREFIX.pack(3, 0, len(body)) + emit_table(rows, 5)
     manifest = PackageManifest.parse(emit(manifest_of(forge.WEIGHTS)))
     yield "volume", "header", manifest.header(forge.WEIGHTS, 0).emit()
     yield "codec", "raw", bytes([Codec.RAW]) + struct.pack("<I", 9) + b"raw bytes"
-    yield "codec", "zstd", bytes([Codec.ZSTD]) + struct.pack("<I", len(content)) + packed
+    base, kinds = bulk.base(Codec.XOR, len(content)), [kind for kind in codec.Kind if kind is not codec.Kind.SOLID]
+    ways = [codec.encode(content, kind) for kind in kinds] + [codec.encode_delta(content, base, kind) for kind in kinds]
+    for way, coded in (*ways, codec.encode_patch(content, bulk.base(Codec.PATCH, 0))):
+        yield "codec", way.name.lower(), bytes([way]) + struct.pack("<I", len(content)) + coded
 
 
 def records() -> list[Record]:

@@ -375,19 +375,33 @@ def _volume(data: bytes) -> None:
         same((end, place), (found.end, HEADER + len(table) + stored))
 
 
-@target("transport.codec", mutate=mutate.frame, bulk=large.frames)
+CODECS: Final = frozenset(Codec) - {Codec.BASE}
+
+
+@target("transport.codec", "transport.planes", mutate=mutate.frame, bulk=large.frames)
 def _codec(data: bytes) -> None:
-    if len(data) < 5:
-        return
-    size = min(int.from_bytes(data[1:5], "little"), 32 << 20)
-    if size == 0 or len(data) == 5:
-        return  # the table allows neither: formats.volume
-    kind = Codec.RAW if data[0] == Codec.RAW else Codec.ZSTD
-    content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size)
+    if len(data) < 6 or data[0] not in CODECS:
+        return  # the table allows neither other codecs nor chunks of nothing: formats.volume
+    kind = Codec(data[0])
+    size = min(int.from_bytes(data[1:5], "little"), large.UNPACKED // (1 if kind <= Codec.ZSTD else 4))
+    if size == 0 or size % kind.width:
+        return  # nor these
+    base = large.base(kind, size) if kind.has_base else None
+    content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size, base)
     if content is not None:
         same(len(content), size)
         if size <= Limits.CHUNK:
-            same(bytes(codec.decode(*codec.encode(bytes(content)), size)), bytes(content))
+            _hold_codecs(bytes(content))
+
+
+def _hold_codecs(frame: bytes) -> None:
+    """Hold the law of every codec for a frame."""
+    base = large.base(Codec.XOR, len(frame))
+    for kind in codec.Kind:
+        same(codec.decode(*codec.encode(frame, kind), len(frame)), frame)
+        name, stored = codec.encode_delta(frame, base, kind)
+        same(base if name is Codec.BASE else codec.decode(name, stored, len(frame), base), frame)
+    same(codec.decode(*codec.encode_patch(frame, base), len(frame), base), frame)
 
 
 _FRAME: Final = 1 << 20  # bytes: the reader may hold frames of 128 MiB at once, so larger ones tell nothing here

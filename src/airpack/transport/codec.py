@@ -127,7 +127,7 @@ def estimate(raw: Buffer) -> int:
 def decode(codec: Codec, stored: Buffer, size: int, base: Buffer | None = None) -> Buffer:
     """Return the frame of exactly `size` bytes in `stored`, whose digest has been checked.
 
-    What is allocated beside is at most `size` bytes for planes, and a copy of the prefix of a patch.
+    Beside the frame, at most `size` bytes are allocated on the way, and a copy of the prefix of a patch.
 
     Args:
         codec: Any but `Codec.BASE`, whose frames are no stored bytes.

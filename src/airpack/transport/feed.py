@@ -22,7 +22,7 @@ from airpack.transport.plan import FRAME, Place, Span
 from airpack.transport.planes import Buffer
 from airpack.types import Digest, Reporter, Source
 
-SOLID_ROOM: Final = 96 << 20  # bytes of a solid frame and of what is expected to remain of it
+SOLID_ROOM: Final = 92 << 20  # bytes of a solid frame and of what is expected to remain of it
 
 
 class Bases(Protocol):
@@ -106,9 +106,9 @@ def _by_size(sources: Sequence[Source]) -> Iterable[list[int]]:
 
 def _suspects(sources: Sequence[Source], group: list[int]) -> list[int]:
     """Return which files of one size must be read whole to know whether they equal another one."""
-    unknown = [position for position in group if sources[position].digest is None]
     if len(group) == 1:
         return []
+    unknown = [position for position in group if sources[position].digest is None]
     if len(unknown) < len(group) or sources[group[0]].size <= FRAME:
         return unknown
     starts = [_start(sources[position]) for position in unknown]

@@ -31,7 +31,7 @@ from airpack.types import Digest, Limits, Reporter, Silent, Source
 
 VOLUME_SIZE: Final = 2 << 30  # bytes: FAT32 takes it, and so do tools that count in 31 bits
 
-_PLAIN_BUDGET: Final = 24 << 20  # bytes of frames between reading and writing
+_PLAIN_BUDGET: Final = 12 << 20  # bytes of frames between reading and writing
 _SOLID_BUDGET: Final = SOLID_ROOM + (16 << 20)  # likewise: a large frame, and a short one after it
 _NAME = re.compile(r"[a-z0-9._-]{1,95}\Z")
 _SILENT: Final = Silent()

@@ -9,7 +9,7 @@ from airpack.errors import IntegrityError, StorageError
 from airpack.formats.volume import PREFIX
 from airpack.transport import plan
 from airpack.transport.codec import Kind
-from airpack.transport.feed import Feed, File, Frame, distinct
+from airpack.transport.feed import SOLID_ROOM, Feed, File, Frame, distinct
 from airpack.transport.plan import Place, Span
 from airpack.types import Digest, Silent, Source, Tensor
 
@@ -311,4 +311,4 @@ def test_what_a_frame_costs_grows_with_what_goes_with_it() -> None:
         ),
     )
 
-    assert [cost // MIB for cost in costs] == [2, 4, 96, 194]
+    assert [cost // MIB for cost in costs] == [2, 4, SOLID_ROOM // MIB, 194]

@@ -354,7 +354,7 @@ def test_progress_reaches_the_announced_total_though_equal_files_are_stored_once
 
 
 def frames_of(manifest: PackageManifest, folder: Path, bases: Sequence[int] = ()) -> list[Frame]:
-    found = []
+    found: list[Frame] = []
     for info in manifest.volumes:
         data = (folder / info.name).read_bytes()[HEADER : HEADER + info.slots * ENTRY]
         table = parse_table(data, entries=info.entries, stored=info.data, bases=bases, what="x")
@@ -515,7 +515,7 @@ print(peak() - before)
 
 @pytest.mark.parametrize("noise", [1 << 17, 3 << 15, 1 << 16], ids=["stored", "three-quarters", "half"])
 def test_packing_takes_no_more_memory_than_is_promised(tmp_path: Path, noise: int) -> None:
-    words = [sys.executable, "-c", MEASURE, tmp_path / "out", str(noise)]
+    words = [sys.executable, "-c", MEASURE, str(tmp_path / "out"), str(noise)]
     taken = int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
 
-    assert 64 < taken < 136, "192 MiB with runtimes, of which the program itself takes 56"
+    assert 64 < taken < 192 - 58, "192 MiB with runtimes, of which the program itself takes 58"
