@@ -30,7 +30,7 @@ ENTRY: Final = 64  # bytes
 PARTS: Final = 255  # chunks in one frame
 ROW: Final = 1 << 20  # bytes of one row of a parity volume; the last may be shorter
 ROW_DIGEST: Final = 32  # bytes
-PREFIX: Final = 64 << 20  # bytes of a base file that a patch may refer to
+PREFIX: Final = 32 << 20  # bytes of a base file that a patch may refer to
 
 
 class Codec(IntEnum):

@@ -43,8 +43,8 @@ BRING_BACK: Final = (
 LEAST: Final = 64 << 10  # bytes of a tensor that is looked for by digest, or of a file that is patched
 
 _BLOCK: Final = 1 << 20  # bytes read at once
-_STEP: Final = 32 << 20  # bytes of a large file that share a prefix
-_BEFORE: Final = 16 << 20  # bytes of the base file before them that the prefix begins with
+_STEP: Final = 16 << 20  # bytes of a large file that share a prefix
+_BEFORE: Final = 8 << 20  # bytes of the base file before them that the prefix begins with
 _LEFT: Final = 100  # bytes of a file of which one would remain, coded well
 _NAMED: Final = 400  # bytes of the head that name a base
 _LISTED: Final = 160  # bytes of the head that list a file of it
@@ -409,7 +409,8 @@ class Delta:
         for new in _distinct(packed):
             source = replace(new.source, digest=new.marks.digest) if new.marks else new.source
             self._files[id(source)] = _Packed(new, source, self._index)
-        self._choose_patches(plan.solid_size(volume_size))
+        with ThreadPoolExecutor(1) as helper:  # what codecs keep for their thread goes with it
+            helper.submit(self._choose_patches, plan.solid_size(volume_size)).result()
         self.sources = tuple(file.source for file in _in_order(self._files.values()))
         self._numbers = self._number()
         self._count()

@@ -73,11 +73,16 @@ def coded(feed: Feed, reporter: Reporter) -> Generator[int, None, None]:
     try:
         with closing(feed.plans()) as spans:
             for span in spans:
-                frame = feed.read(span)
-                reporter.advance(frame.span.size, frame.path)
-                yield _size(frame)
+                yield _coded(feed, span, reporter)
     finally:
         reporter.finish()
+
+
+def _coded(feed: Feed, span: Span, reporter: Reporter) -> int:
+    """Return what one frame takes; nothing of it stays in memory while the next one is read."""
+    frame = feed.read(span)
+    reporter.advance(frame.span.size, frame.path)
+    return _size(frame)
 
 
 def _size(frame: Frame) -> int:

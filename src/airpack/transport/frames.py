@@ -33,7 +33,8 @@ class Plan:
     def cost(self) -> int:
         """Bytes that it and what becomes of it occupy, about."""
         frame = self.frame
-        base = PREFIX if frame.codec is Codec.PATCH else frame.size if frame.codec.has_base else 0
+        # A prefix lies there twice: as read, and as the decoder has it.
+        base = 2 * PREFIX if frame.codec is Codec.PATCH else frame.size if frame.codec.has_base else 0
         return frame.stored + frame.size + base
 
 
