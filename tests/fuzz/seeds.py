@@ -32,6 +32,8 @@ from airpack.formats.canonical import emit
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, ReleaseDocs, RuntimePart, assemble
+from airpack.formats.repair import Needed, RepairReport
+from airpack.formats.repair_volume import repair_header
 from airpack.formats.statement import (
     PREDICATE_COSIGN,
     PREDICATE_PROVENANCE,
@@ -227,6 +229,28 @@ def volumes() -> Seeds:
     ways = [codec.encode(content, kind) for kind in kinds] + [codec.encode_delta(content, base, kind) for kind in kinds]
     for way, coded in (*ways, codec.encode_patch(content, bulk.base(Codec.PATCH, 0))):
         yield "codec", way.name.lower(), bytes([way]) + struct.pack("<I", len(content)) + coded
+
+
+def spare() -> Seeds:
+    """Yield repair volumes, repair reports, and packages with parity of which something is lost."""
+    made = forge.spare()
+    yield "repair_volume", "two", made.repair
+    table = made.tables[0]
+    yield "repair_volume", "table", repair_header(made.manifest.header(made.payload, 0), 0).emit() + table + b"\0"
+    needed = (Needed("tool.0001.airvol", ((128, 64), (300, 9))), Needed("tool.0003.airvol", ((0, 500),)))
+    report = RepairReport(made.payload, made.manifest.release, "tool", "1.0.0", needed)
+    yield "repair", "two", report.emit()
+
+    def joined(files: Mapping[str, bytes]) -> bytes:
+        pieces = [files.get(name, b"") for name in made.manifest.names]
+        return b"".join(struct.pack("<I", len(piece)) + piece for piece in pieces)
+
+    yield "rebuild", "whole", joined(made.files)
+    first, second, *_ = made.manifest.names
+    yield "rebuild", "lost", joined({name: data for name, data in made.files.items() if name not in {first, second}})
+    flipped = bytearray(made.files[first])
+    flipped[130] ^= 1
+    yield "rebuild", "flipped", joined({**made.files, first: bytes(flipped), second: made.files[second][:200]})
 
 
 def records() -> list[Record]:
@@ -484,7 +508,7 @@ _RESULT: Final = (
 
 def every() -> Seeds:
     """Yield all seeds."""
-    yield from (*documents(), *channel(), *volumes(), *evidence(), *files(), *crashed())
+    yield from (*documents(), *channel(), *volumes(), *spare(), *evidence(), *files(), *crashed())
 
 
 def main() -> None:

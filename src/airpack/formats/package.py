@@ -192,11 +192,7 @@ class PackageManifest:
             payload: Digest of the manifest's signed bytes.
             position: Place among all parity volumes.
         """
-        groups = [group for group in self.parity for _ in group.volumes]
-        group = groups[position]
-        return volume.Header(
-            payload, position + 1, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC
-        )
+        return parity_headers_of(self.parity, payload)[position]
 
     def emit(self) -> bytes:
         """Return the canonical bytes, to be signed as `PAYLOAD_TYPE`."""
@@ -259,6 +255,15 @@ def header_of(volumes: tuple[VolumeInfo, ...], payload: Digest, position: int) -
     """Return the header of the volume at `position` (from 0) of a package whose manifest payload is `payload`."""
     info = volumes[position]
     return volume.Header(payload, position + 1, len(volumes), info.entries, info.slots, info.data)
+
+
+def parity_headers_of(parity: tuple[ParityGroup, ...], payload: Digest) -> list[volume.Header]:
+    """Return the headers of all parity volumes in order, as `header_of` does for one of the others."""
+    groups = [group for group in parity for _ in group.volumes]
+    return [
+        volume.Header(payload, number, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC)
+        for number, group in enumerate(groups, 1)
+    ]
 
 
 def is_newer(needs: str, have: str) -> bool:

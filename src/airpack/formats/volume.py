@@ -279,6 +279,14 @@ class Table:
         return _walk(self.data, self.entries, self.bases, "table")
 
 
+def read_places(entries: bytes | bytearray | memoryview) -> Iterator[tuple[bytes, int]]:
+    """Yield the digest and the stored length in bytes of each of `entries` (64 bytes each); nothing else is looked at.
+
+    Unused slots have a length of 0, as frames have of which nothing is stored.
+    """
+    return ((fields[0], fields[3]) for fields in _ENTRY.iter_unpack(entries))
+
+
 def emit_table(entries: bytes | bytearray, slots: int) -> bytes:
     """Return the table whose used entries are `entries` (64 bytes each), filled up to `slots` entries with zeros."""
     return bytes(entries).ljust(slots * ENTRY, b"\x00")

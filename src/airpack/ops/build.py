@@ -12,7 +12,6 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 `product@version` that is released already and would change is refused.
 """
 
-import glob
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +54,7 @@ from airpack.policy.admission import SEQUENCE_FIELD, Steps, admit
 from airpack.policy.compat import judge_release, refuse
 from airpack.transport.delta import Delta, Tally
 from airpack.transport.forecast import Forecast, forecast
-from airpack.transport.writer import VOLUME_SIZE, PackWriter
+from airpack.transport.writer import VOLUME_SIZE, PackWriter, volumes_in
 from airpack.types import Descriptor, Digest, Limits, Reporter, Silent
 
 Form = Literal["package", "oci"]
@@ -155,6 +154,7 @@ def build(
     volume_size: int = VOLUME_SIZE,
     bases: Sequence[str] = (),
     keep: bool = False,
+    parity: int = 0,
     dry_run: bool = False,
     reporter: Reporter | None = None,
 ) -> BuildResult:
@@ -170,6 +170,7 @@ def build(
         volume_size: Largest volume in bytes.
         bases: Releases that the sites hold already, REFs or `site:NAME`, beside those that the spec names.
         keep: Copy the release's large files into the workspace, so that they stay there as base of later ones.
+        parity: Parity volumes for each group of volumes; 0 for none.
         dry_run: Find and check the inputs, and say what packages would come to; write nothing.
         reporter: Receives progress.
 
@@ -209,7 +210,8 @@ def build(
         stack.enter_context(workspace.lock)
         keys = workspace.private_keys(_SIGNERS, passphrase)
         work = _Build(workspace, spec, Digest.of(text), inputs, keys, now, reporter)
-        result = work.package(out.resolve(), volume_size, found) if form == "package" else work.layout(out.resolve())
+        whole = form == "oci"
+        result = work.layout(out.resolve()) if whole else work.package(out.resolve(), volume_size, parity, found)
         if keep:
             workspace.places.keep(zip(inputs.sources, work.digests, strict=True), reporter)
         return result
@@ -251,7 +253,7 @@ class _Build:
     def _name(self) -> str:
         return f"{self._spec.product}@{self._spec.version}"
 
-    def package(self, out: Path, volume_size: int, builts: Sequence[Built]) -> BuildResult:
+    def package(self, out: Path, volume_size: int, parity: int, builts: Sequence[Built]) -> BuildResult:
         """Write head and volumes, building on the releases `builts` where that makes them smaller."""
         fsops.make_dir(out)
         self._check_place(out / f"{self._file_name}{head.SUFFIX}")
@@ -260,12 +262,12 @@ class _Build:
         if builts:
             with compare(self._workspace, builts, self._inputs, self._reporter) as (news, library):
                 delta = Delta(news, library, volume_size=volume_size, reporter=self._reporter)
-                result = self._package(out, volume_size, delta) if delta.bases else None
+                result = self._package(out, volume_size, parity, delta) if delta.bases else None
             if result is not None:
                 return replace(result, tally=delta.tally)
             names = ", ".join(built.name for built in builts)
             self._reporter.note(f"the package would be no smaller for {names}: it stands alone")
-        result = self._package(out, volume_size, None)
+        result = self._package(out, volume_size, parity, None)
         assert result is not None, "what stands alone is always worth it"
         return result
 
@@ -273,12 +275,14 @@ class _Build:
     def _file_name(self) -> str:
         return f"{self._spec.product}-{self._spec.version}".lower()
 
-    def _package(self, out: Path, volume_size: int, delta: Delta | None) -> BuildResult | None:
+    def _package(self, out: Path, volume_size: int, parity: int, delta: Delta | None) -> BuildResult | None:
         """Write head and volumes; nothing, and return None, where a delta turns out to be no smaller."""
         name = self._file_name
         staging = Path(tempfile.mkdtemp(prefix=".airpack-", suffix=".part", dir=out))
         try:
-            with PackWriter(staging, name, volume_size=volume_size, reporter=self._reporter) as writer:
+            with PackWriter(
+                staging, name, volume_size=volume_size, parity_volumes=parity, reporter=self._reporter
+            ) as writer:
                 self._pack(writer, delta)
                 if delta is not None and not delta.is_worth(writer.spared):
                     return None
@@ -292,6 +296,7 @@ class _Build:
                     files,
                     volumes,
                     delta.bases if delta else (),
+                    parity=writer.groups,
                 )
                 payload = manifest.emit()
                 writer.seal(payload)
@@ -300,7 +305,7 @@ class _Build:
             data = self._head(dsse.emit(envelope), blobs)
             self._check(data)
             fsops.write_durable(staging / f"{name}{head.SUFFIX}", data)
-            paths = _move(staging, out, [*(volume.name for volume in volumes), f"{name}{head.SUFFIX}"])
+            paths = _move(staging, out, [*manifest.names, f"{name}{head.SUFFIX}"])
         finally:
             fsops.remove_tree(staging)
         return BuildResult(
@@ -504,9 +509,9 @@ def _move(staging: Path, out: Path, names: list[str]) -> list[Path]:
 
     Volumes that an earlier build of the same package left, and this one did not write, go.
     """
-    stem = names[-1].removesuffix(head.SUFFIX)
-    for path in out.glob(f"{glob.escape(stem)}.[0-9][0-9][0-9][0-9].airvol"):
-        if path.name not in names:
+    listed = set(names)
+    for path in volumes_in(out, names[-1].removesuffix(head.SUFFIX)):
+        if path.name not in listed:
             fsops.remove_file(path)
     for name in names:
         fsops.rename_durable(staging / name, out / name)

@@ -34,7 +34,8 @@ from airpack.ops.held import held_bases
 from airpack.ops.host import check_host
 from airpack.ops.incomplete import incomplete, settle
 from airpack.ops.journal import read_progress
-from airpack.ops.medium import Presented, find_package
+from airpack.ops.medium import Presented, find_package, say_mended
+from airpack.ops.naming import ByPath
 from airpack.ops.quarantine import fetch, quarantine_of, size_of
 from airpack.ops.receipts import write_receipt
 from airpack.ops.recover import exclusive
@@ -168,10 +169,10 @@ class _Import:
         self._stack.callback(media.close)
         if self._missing or self._held is None or not media.is_empty:
             self._media = media
-        if self._missing and self._dry_run and not media.rescues:
+        if self._missing and self._dry_run:
             read = read_progress(quarantine_of(self._site, digest), manifest, digest)
             whole = {number for number, info in enumerate(manifest.volumes) if read.count(number) == info.entries}
-            refuse_missing(media, [manifest.volumes[number].name for number in media.missing if number not in whole])
+            refuse_missing(media, [manifest.volumes[number].name for number in media.hopeless if number not in whole])
 
     def _find_held(self, admitted: Admitted) -> ReleaseRow | None:
         row = self._site.catalog.release(admitted.release.digest)
@@ -276,8 +277,9 @@ class _Import:
             admitted.manifest_digest,
             wanted=set(self._missing),
             bases=self._bases,
-            reporter=self._reporter,
+            reporter=ByPath(self._reporter, admitted.release),
         )
+        say_mended(media, self._reporter)
         if not fetched.outcome.is_whole:
             raise incomplete(self._site, admitted.manifest, admitted.manifest_digest, fetched.outcome)
         self._check_facts(admitted.release, fetched.folder)

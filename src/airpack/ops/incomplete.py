@@ -11,6 +11,7 @@ from airpack.errors import DamagedError, IntegrityError, NotFoundError, PartialE
 from airpack.formats.package import PackageManifest
 from airpack.formats.repair import Needed, RepairReport
 from airpack.ops.site import Site
+from airpack.transport.damage import Kind
 from airpack.transport.outcome import Outcome, listed
 from airpack.types import Digest, Limits
 
@@ -54,7 +55,8 @@ def incomplete(site: Site, manifest: PackageManifest, package: Digest, outcome: 
     first = outcome.damage.first[0]
     places = sum(len(ranges) for ranges in outcome.damaged.values())
     more = f", and {places - 1} more places" if places > 1 else ""
-    return DamagedError(
+    error = PartialError if outcome.damage.kinds <= {Kind.MISSING} else DamagedError
+    return error(
         f"{name} is not whole yet: {first.line}{more}" + (f"; {missing}" if outcome.missing else ""),
         hint="bring these volumes again, or only what is damaged of them: on the build side, "
         "`airpack build --repair REPORT` makes that; what was read is kept",

@@ -14,11 +14,14 @@ from airpack import fsops
 from airpack.errors import AirpackError, InputError, NotFoundError, StorageError
 from airpack.formats.head import SUFFIX, is_intact
 from airpack.formats.package import PackageManifest
+from airpack.formats.repair_volume import is_repair_name, stems_of
 from airpack.fsops import interruptible
-from airpack.types import Limits
+from airpack.transport.spare import SpareState
+from airpack.transport.volumes import Media
+from airpack.types import Limits, Reporter
 
 _NAMED = 5  # names in one message
-_REPAIR = ".airfix"  # what ends the names of repair volumes
+_SAID = 10  # notes on what media held
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +158,31 @@ def unlisted(head: Path, manifest: PackageManifest) -> list[str]:
 
 
 def _unlisted(folder: Path, heads: set[str], manifest: PackageManifest) -> list[str]:
-    listed = {*heads, *manifest.names}
-    stems = tuple(f"{name.rpartition('.')[0]}." for name in manifest.names)
-    return [
-        name for name in names(folder) if name not in listed and not (name.endswith(_REPAIR) and name.startswith(stems))
-    ]
+    listed, stems = {*heads, *manifest.names}, stems_of(manifest)
+    return [name for name in names(folder) if name not in listed and not is_repair_name(name, stems)]
+
+
+def say_mended(media: Media, reporter: Reporter, spare: SpareState | None = None) -> None:
+    """Say what was not as it should be on the media, and kept nothing from going on.
+
+    Args:
+        media: The media, read.
+        reporter: Is told.
+        spare: How the parity volumes are, where that was looked at.
+    """
+    lines = list(media.notes)
+    for position, ranges in media.mended.ranges.items():
+        volume, count = media.volumes[position], sum(length for _, length in ranges)
+        places = "one place" if len(ranges) == 1 else f"{len(ranges)} places"
+        state = f"is damaged in {places}, {count} bytes" if volume.is_there else "is missing"
+        lines.append(f"{volume.name} {state}; its bytes were had from another copy, a repair volume or parity")
+    if spare is not None:
+        lines += [f"parity volume {name} is missing; the package is whole without it" for name in spare.missing]
+        lines += [f"parity volume {name} is damaged; the package is whole without it" for name in spare.damaged]
+    for line in lines[:_SAID]:
+        reporter.note(line)
+    if len(lines) > _SAID:
+        reporter.note(f"and {len(lines) - _SAID} more of that kind")
 
 
 def names(folder: Path) -> list[str]:

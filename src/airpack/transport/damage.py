@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from airpack.errors import AirpackError, IntegrityError, StorageError
+from airpack.errors import AirpackError, IntegrityError, PartialError, StorageError
 
 SPOKEN: Final = 20  # findings kept in words
 _RANGES: Final = 50_000  # ranges of all volumes together
@@ -25,6 +25,7 @@ class Kind(StrEnum):
     DAMAGED = "damaged"  # it was read, and is not what was signed
     UNREADABLE = "unreadable"  # it could not be read
     GONE = "gone"  # its medium was taken away
+    MISSING = "missing"  # no file serves as its volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Finding:
 
     def error(self) -> AirpackError:
         """Return it as the error of whoever takes nothing less than what was signed."""
-        kind = IntegrityError if self.kind is Kind.DAMAGED else StorageError
+        kind = _ERRORS.get(self.kind, StorageError)
         return kind(
             self.line,
             hint=self.hint,
@@ -65,6 +66,9 @@ class Finding:
             offset=self.offset,
             length=self.length,
         )
+
+
+_ERRORS: Final[Mapping[Kind, type[AirpackError]]] = {Kind.DAMAGED: IntegrityError, Kind.MISSING: PartialError}
 
 
 class Damage:

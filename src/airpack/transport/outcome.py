@@ -1,7 +1,7 @@
 """What a reading of media came to, and what must be brought."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airpack.errors import PartialError
@@ -22,6 +22,7 @@ class Outcome:
         damage: The same in words, as far as it goes.
         dropped: Files that an earlier run wrote and that proved to be lost: their frames are needed again.
         unproven: How many files could not be judged, for they build on base files that are not at hand.
+        mended: Volumes of which bytes were not as signed at first, and were had otherwise, and these bytes.
     """
 
     missing: tuple[str, ...]
@@ -29,6 +30,7 @@ class Outcome:
     damage: Damage
     dropped: tuple[Digest, ...] = ()
     unproven: int = 0
+    mended: Mapping[str, Sequence[Range]] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
@@ -37,11 +39,7 @@ class Outcome:
 
     def context(self) -> dict[str, Any]:
         """Return what must be brought, for machines."""
-        ranges = {name: [list(place) for place in places] for name, places in self.damaged.items()}
-        return {
-            "missing": list(self.missing),
-            "damaged": [{"volume": name, "ranges": places} for name, places in ranges.items()],
-        }
+        return {"missing": list(self.missing), "damaged": places(self.damaged)}
 
     def refuse(self, media: Media) -> None:
         """Take nothing less than all of it: for those who keep nothing of what they read.
@@ -56,6 +54,11 @@ class Outcome:
             error.context |= self.context()
             raise error
         refuse_missing(media, self.missing)
+
+
+def places(volumes: Mapping[str, Sequence[Range]]) -> list[dict[str, Any]]:
+    """Return byte ranges of volumes for machines."""
+    return [{"volume": name, "ranges": [list(place) for place in ranges]} for name, ranges in volumes.items()]
 
 
 def refuse_missing(media: Media, missing: Sequence[str]) -> None:

@@ -28,10 +28,12 @@ from airpack.transport.outcome import Outcome, refuse_missing
 from airpack.transport.pipeline import Ordered
 from airpack.transport.plan import Stream
 from airpack.transport.progress import Progress
+from airpack.transport.rebuild import Parity
+from airpack.transport.repairs import Repairs
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent
 
-__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all"]
+__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all", "unpack_whole"]
 
 _SILENT: Final = Silent()
 
@@ -45,8 +47,12 @@ def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Pat
         folders: Where volumes are looked for.
     """
     media = Media(manifest, payload, folders)
+    repairs = Repairs(media, payload)
     try:
         media.survey()
+        repairs.survey()
+        media.rescues += [repairs] if repairs.is_any else []
+        media.rescues += [Parity(media)] if any(file.is_there for file in media.parity) else []
     except BaseException:
         media.close()
         raise
@@ -75,12 +81,23 @@ def unpack_all(
         Exception: Whatever `sink` raises.
     """
     with open_media(manifest, payload, folders) as media:
-        if not media.rescues:
-            missing = [number for number in media.missing if number not in media.refused]
-            refuse_missing(media, [media.volumes[number].name for number in missing])
-        outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
-        outcome.refuse(media)
-        return outcome
+        return unpack_whole(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+
+
+def unpack_whole(
+    media: Media,
+    *,
+    wanted: Container[Digest],
+    sink: Sink,
+    bases: Bases | None = None,
+    reporter: Reporter = _SILENT,
+    task: str = "unpack",
+) -> Outcome:
+    """Do the same from media that are open; afterwards they tell what was mended."""
+    refuse_missing(media, [media.volumes[number].name for number in media.hopeless])
+    outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+    outcome.refuse(media)
+    return outcome
 
 
 def unpack(
@@ -106,7 +123,7 @@ def unpack(
         progress: Frames that earlier runs have verified and delivered; they are not read again.
         bases: Gives bytes of base files, whose digests were checked; None where they are not at hand: then frames that
             build on them are hashed, but not decoded.
-        reporter: Receives progress in stored bytes.
+        reporter: Receives progress in stored bytes, each file by its digest.
         workers: Threads that verify and decode, at least 1.
         task: What `reporter` is told is being done.
 
@@ -136,6 +153,7 @@ class _Reading:
         self._decoder = Decoder(media, bases)
         self._unread: set[int] = set()
         self._unproven: set[int] = set()
+        self._passed = self._told = 0  # stored bytes that earlier runs had read: met so far, and told
 
     def run(self, reporter: Reporter, workers: int) -> Outcome:
         for position in range(len(self._media.volumes)):
@@ -147,8 +165,21 @@ class _Reading:
                 self._deliver(checked)
                 plan = checked.plan
                 del checked  # its bytes go before the next is waited for
-                reporter.advance(plan.frame.stored, self._manifest.volumes[plan.position].name)
+                self._tell(reporter, plan.frame.stored, plan)
+        self._tell(reporter, 0)
         return self._outcome()
+
+    def _tell(self, reporter: Reporter, stored: int, plan: Plan | None = None) -> None:
+        """Say what was read, and what was passed over meanwhile because an earlier run had read it."""
+        passed = self._passed
+        done, self._told = stored + passed - self._told, passed
+        if plan is None:
+            if done:
+                reporter.advance(done)
+            return
+        files = [self._manifest.files[piece.file] for piece in plan.pieces[-1:]]
+        item = str(files[0].digest) if files else ""
+        reporter.advance(done, item, self._manifest.volumes[plan.position].name)
 
     # -- in the reader's thread
 
@@ -157,6 +188,7 @@ class _Reading:
         end, is_adjacent = 0, True
         for position, info in enumerate(self._manifest.volumes):
             if self._progress.count(position) == info.entries:
+                self._passed += info.data
                 is_adjacent = False
                 continue
             data = self._media.table(position)
@@ -167,7 +199,9 @@ class _Reading:
             table = self._parse(position, data)
             self._check_place(position, table, end, is_adjacent=is_adjacent)
             for frame in table.frames():
-                if not self._is_done(position, frame):
+                if self._progress.has(position, frame.chunks[0].number):
+                    self._passed += frame.stored
+                else:
                     yield Plan(position, frame, self._stream.pieces(frame.offset, frame.size))
             end, is_adjacent = table.end, True
 
@@ -218,13 +252,19 @@ class _Reading:
         for position in needed:
             media.check_presence(position)
         ranges = media.damage.ranges
-        away = {number for number in needed if not media.volumes[number].is_there and number not in media.refused}
+        # Of a volume that is missing, but was had in parts, only the others are needed.
+        away = sorted(
+            number
+            for number in needed - ranges.keys()
+            if not media.volumes[number].is_there and number not in media.refused
+        )
         return Outcome(
-            missing=tuple(volumes[position].name for position in sorted(away)),
-            damaged={volumes[position].name: places for position, places in ranges.items() if position not in away},
+            missing=tuple(volumes[position].name for position in away),
+            damaged={volumes[position].name: places for position, places in ranges.items()},
             damage=media.damage,
             dropped=tuple(file.digest for file in self._delivery.dropped),
             unproven=len(self._unproven),
+            mended={volumes[position].name: places for position, places in media.mended.ranges.items()},
         )
 
 

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from airpack.errors import AirpackError, IntegrityError, NotFoundError
-from airpack.formats.package import PackageManifest
+from airpack.formats.package import PackageManifest, parity_headers_of
 from airpack.formats.volume import ENTRY, HEADER, Chunk, Header
 from airpack.fsops import interruptible
 from airpack.transport.damage import Damage, Finding, Kind
@@ -48,6 +48,9 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCON
 
 class Rescue(Protocol):
     """Another source of the bytes of volumes. What it gives is hashed before it is used."""
+
+    def covers(self, position: int) -> bool:
+        """Return whether this source may have bytes of the volume at `position` although no file serves as it."""
 
     def header(self, position: int) -> bool:
         """Return whether this source makes up for a damaged header of the volume at `position`."""
@@ -146,6 +149,8 @@ class Media:
         refused: Files that lie under a volume's name and cannot serve: the first one of each volume, by its position.
         rescues: Further sources of bytes, asked in order where no copy gives what was signed.
         damage: What no source had as it was signed.
+        mended: What was not as signed where it was read first, and came from another try, another copy or a rescue.
+        notes: What else people should know of the media, a line each.
         recovered: Bytes that came from another try, another copy or a rescue.
     """
 
@@ -158,12 +163,14 @@ class Media:
         )
         parity = (info for group in manifest.parity for info in group.volumes)
         self.parity = tuple(
-            Listed(info.name, info.size, manifest.parity_header(payload, position).emit())
-            for position, info in enumerate(parity)
+            Listed(info.name, info.size, header.emit())
+            for info, header in zip(parity, parity_headers_of(manifest.parity, payload), strict=True)
         )
         self.refused: dict[int, Finding] = {}
         self.rescues: list[Rescue] = []
         self.damage = Damage()
+        self.mended = Damage()
+        self.notes: list[str] = []
         self.recovered = 0
         self._payload = payload
         self._files = OpenFiles()
@@ -185,6 +192,15 @@ class Media:
     def missing(self) -> list[int]:
         """Positions of the volumes that no file serves as."""
         return [position for position, volume in enumerate(self.volumes) if not volume.is_there]
+
+    @property
+    def hopeless(self) -> list[int]:
+        """Positions of the volumes of which there is nothing at all: no file, good or bad, and no rescue."""
+        return [
+            position
+            for position in self.missing
+            if position not in self.refused and not any(rescue.covers(position) for rescue in self.rescues)
+        ]
 
     @property
     def is_empty(self) -> bool:
@@ -312,9 +328,12 @@ class Media:
     def check_header(self, position: int) -> None:
         """Note it as damage where no copy of a volume begins as it must, and no rescue makes up for it."""
         volume = self.volumes[position]
-        if volume.fault is None or volume.has_header or any(rescue.header(position) for rescue in self.rescues):
+        if volume.fault is None or volume.has_header:
             return
-        self._lose(_Place(position, 0, 0, HEADER, b""), volume.copies[0].path, volume.fault)
+        finding = self._finding(_Place(position, 0, 0, HEADER, b""), volume.copies[0].path, volume.fault)
+        with self._lock:
+            is_mended = any(rescue.header(position) for rescue in self.rescues)
+            (self.mended if is_mended else self.damage).add(finding)
 
     def check_presence(self, position: int) -> None:
         """Note it as damage where a file lies under a volume's name, but none can serve as it."""
@@ -324,22 +343,26 @@ class Media:
 
     def _find(self, place: _Place, rescued: Callable[[Rescue], bytes | None], *, was_read: bool) -> bytes | None:
         """Ask every source for the bytes of `place` until one gives those that were signed."""
+        volume = self.volumes[place.position]
         blamed: tuple[Path, Fault] | None = None
-        for turn, copy in enumerate(_turns(self.volumes[place.position].copies, was_read=was_read)):
+        for copy in _turns(volume.copies, was_read=was_read):
             found = self._ask(copy, place)
             if not isinstance(found, Fault):
-                self._count(place.length if turn or was_read else 0)
+                first = copy.path, Fault(Kind.DAMAGED, "did not have its signed digest at first")
+                self._mend(place, blamed or (first if was_read else None))
                 return found
             blamed = blamed or (copy.path, found)
+        away = (
+            self.folders[0] / volume.name,
+            Fault(Kind.MISSING, "is not at hand: the volume is missing, and cannot be rebuilt here"),
+        )
         for rescue in self.rescues:
             data = rescued(rescue)
             if data is not None and hashlib.sha256(data).digest() == place.digest:
-                self._count(place.length)
+                self._mend(place, blamed or away)
                 return data
-        if blamed is None and place.number:  # a rescue had the table, and not this
-            blamed = self.folders[0] / self.volumes[place.position].name, Fault(Kind.GONE, "is not at hand")
-        if blamed:
-            self._lose(place, *blamed)
+        if blamed or place.number:  # of a volume that is away, a rescue had the table, and not this
+            self._lose(place, *(blamed or away))
         return None
 
     def _ask(self, copy: Copy, place: _Place) -> bytes | Fault:
@@ -371,9 +394,12 @@ class Media:
             return Fault(Kind.UNREADABLE, "is gone: the file became shorter while it was read")
         return Fault(Kind.DAMAGED, f"is not there: the file {_wrong_size(size, copy.expected)}")
 
-    def _count(self, length: int) -> None:
-        with self._lock:
-            self.recovered += length
+    def _mend(self, place: _Place, blamed: tuple[Path, Fault] | None) -> None:
+        """Note where bytes were not as signed before they were found."""
+        if blamed is not None:
+            with self._lock:
+                self.recovered += place.length
+                self.mended.add(self._finding(place, *blamed))
 
     def _lose(self, place: _Place, path: Path, fault: Fault) -> None:
         with self._lock:

@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from airpack.errors import InputError, StorageError
-from airpack.formats.package import FileInfo, VolumeInfo, header_of
+from airpack.formats.package import FileInfo, ParityGroup, VolumeInfo, header_of
 from airpack.formats.volume import ENTRY, Codec, Entry, emit_table
 from airpack.fsops import NewFile, make_dir, remove_file
-from airpack.transport import codec, plan
+from airpack.transport import codec, parity, plan
 from airpack.transport.feed import SOLID_ROOM, Bases, Feed, File, Frame, changed, distinct
 from airpack.transport.pipeline import Ordered
 from airpack.transport.planes import Buffer
@@ -68,6 +68,7 @@ class PackWriter:
         out: Folder of the package; created when missing.
         name: Package name, `[a-z0-9._-]{1,95}`; volumes are `NAME.0001.airvol` and so on.
         volume_size: Largest length of one volume file in bytes, from 2 MiB to 1 TiB.
+        parity_volumes: Parity volumes for each group of volumes, from 0 to 128.
         workers: Threads that encode, at least 1.
         reporter: Receives progress in raw bytes.
 
@@ -84,13 +85,18 @@ class PackWriter:
         name: str,
         *,
         volume_size: int = VOLUME_SIZE,
+        parity_volumes: int = 0,
         workers: int = 2,
         reporter: Reporter = _SILENT,
     ) -> None:
-        _check_arguments(name, volume_size, workers)
+        _check_arguments(name, volume_size, workers, parity_volumes)
         self._out, self._name = out, name
         self._volume_size, self._workers, self._reporter = volume_size, workers, reporter
         self._volumes: list[_Volume] = []
+        self._parity: parity.ParityWriter | None = None
+        if parity_volumes:
+            self._volume_size = parity.largest_data(volume_size)
+            self._parity = parity.ParityWriter(out, name, parity_volumes, workers=workers, reporter=reporter)
         self._files: tuple[FileInfo, ...] = ()
         self.spared = 0
         self._chunks_left = self._bytes_left = 0
@@ -100,6 +106,8 @@ class PackWriter:
     def __enter__(self) -> Self:
         make_dir(self._out)
         _refuse_existing(self._out, self._name)
+        if self._parity is not None:
+            self._stack.enter_context(self._parity)
         return self
 
     def __exit__(
@@ -142,6 +150,8 @@ class PackWriter:
             self._reporter.finish()
         self._files = (*plain.infos, *solid.infos)
         _refuse_late_twins(self._files, files)
+        if self._parity is not None:
+            self._parity.encode([(volume.file, volume.info) for volume in self._volumes])
         return [self._files[place].digest for place in places]
 
     def close(self) -> tuple[tuple[FileInfo, ...], tuple[VolumeInfo, ...]]:
@@ -150,14 +160,19 @@ class PackWriter:
             raise RuntimeError("close() comes after pack()")
         return self._files, tuple(volume.info for volume in self._volumes)
 
+    @property
+    def groups(self) -> tuple[ParityGroup, ...]:
+        """The groups of volumes with parity, for the manifest; none where none was asked for, or nothing is stored."""
+        return self._parity.groups if self._parity is not None else ()
+
     def seal(self, package_payload: bytes) -> list[Path]:
         """Write the headers and give the volumes their names, durably.
 
         Args:
-            package_payload: The package manifest's signed bytes, made from what `close` returned.
+            package_payload: The package manifest's signed bytes, made from what `close` returned and `groups`.
 
         Returns:
-            The volume files in order; none when the files have no bytes.
+            The volume files in order, parity volumes last; none when the files have no bytes.
 
         Raises:
             StorageError: A volume cannot be written.
@@ -168,8 +183,9 @@ class PackWriter:
         _refuse_existing(self._out, self._name)
         for position, volume in enumerate(self._volumes):
             volume.publish(header_of(infos, payload, position).emit())
+        spare = self._parity.seal(payload) if self._parity is not None else []
         self._is_sealed = True
-        return [volume.path for volume in self._volumes]
+        return [*(volume.path for volume in self._volumes), *spare]
 
     def _write_all(self, plain: Feed, solid: Feed) -> None:
         self._chunks_left = plain.count_chunks() + solid.count_chunks()
@@ -193,7 +209,7 @@ class PackWriter:
         self.spared += frame.spared
         self._chunks_left -= len(frame.entries) // ENTRY
         self._bytes_left -= frame.size
-        self._reporter.advance(frame.size, frame.path)
+        self._reporter.advance(frame.size, frame.path, self._volumes[-1].path.name)
 
     def _next_volume(self) -> None:
         if self._volumes:
@@ -218,8 +234,8 @@ class _Volume:
     """One volume being written: chunks first, then the table before them, and the header when all is signed."""
 
     def __init__(self, file: NewFile, slots: int) -> None:
-        self.path = file.path
-        self._file, self._slots = file, slots
+        self.path, self.file = file.path, file
+        self._slots = slots
         self._entries = bytearray()
         self._table = Digest.of(b"")
         self._size = plan.first_chunk(slots)
@@ -235,7 +251,7 @@ class _Volume:
         return has_slots and self._size + len(frame.data) <= volume_size
 
     def append(self, frame: _Packed) -> None:
-        self._file.write(frame.data)
+        self.file.write(frame.data)
         self._entries += frame.entries
         self._size += len(frame.data)
 
@@ -243,14 +259,14 @@ class _Volume:
         """Write the table; the file is synced and closed, for there may be thousands."""
         table = emit_table(self._entries, self._slots)
         self._table = Digest.of(table)
-        self._file.write_at(table, plan.first_chunk(0))
-        self._file.park()
+        self.file.write_at(table, plan.first_chunk(0))
+        self.file.park()
 
     def publish(self, header: bytes) -> None:
-        self._file.resume()
-        self._file.write_at(header, 0)
+        self.file.resume()
+        self.file.write_at(header, 0)
         self._is_published = True  # from here on it may have its name, even if the folder cannot be synced
-        self._file.commit()
+        self.file.commit()
 
     def withdraw(self) -> None:
         """Take the name back: a later volume could not be published."""
@@ -297,7 +313,7 @@ def _refuse_late_twins(infos: Sequence[FileInfo], files: Sequence[File]) -> None
         seen.add(info.digest)
 
 
-def _check_arguments(name: str, volume_size: int, workers: int) -> None:
+def _check_arguments(name: str, volume_size: int, workers: int, parity_volumes: int) -> None:
     if not _NAME.match(name):
         raise InputError(f"package name must be 1 to 95 of a-z, 0-9, '.', '_' and '-'; found {name[:100]!r}")
     if not plan.SMALLEST_VOLUME <= volume_size <= Limits.VOLUME:
@@ -307,6 +323,8 @@ def _check_arguments(name: str, volume_size: int, workers: int) -> None:
         )
     if workers < 1:
         raise InputError(f"workers must be at least 1, found {workers}")
+    if not 0 <= parity_volumes <= parity.MOST:
+        raise InputError(f"parity must be from 0 to {parity.MOST} volumes a group, found {parity_volumes}")
 
 
 def _check_sources(sources: Sequence[Source]) -> None:
@@ -319,17 +337,26 @@ def _check_sources(sources: Sequence[Source]) -> None:
             )
 
 
-def _refuse_existing(out: Path, name: str) -> None:
-    """Refuse a folder that has volumes of this package: they may be the only copy of what another head lists."""
-    pattern = re.compile(re.escape(name) + r"\.[0-9]{4}\.airvol")
+def volumes_in(out: Path, package: str) -> list[Path]:
+    """Return what lies in the folder `out` under a name that a volume of `package` may have, sorted.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    pattern = re.compile(re.escape(package) + r"\.(?:[0-9]{4}|p[0-9]{2,4})\.airvol")
     try:
-        found = sorted(entry.name for entry in out.iterdir() if pattern.fullmatch(entry.name))
+        return sorted(path for path in out.iterdir() if pattern.fullmatch(path.name))
     except OSError as error:
         raise StorageError(f"cannot list {out}: {error.strerror}", path=str(out)) from error
+
+
+def _refuse_existing(out: Path, name: str) -> None:
+    """Refuse a folder that has volumes of this package: they may be the only copy of what another head lists."""
+    found = volumes_in(out, name)
     if found:
         raise InputError(
-            f"{out / found[0]} exists already; volumes are never replaced",
+            f"{found[0]} exists already; volumes are never replaced",
             hint="give another output folder, or remove the old package first",
-            path=str(out / found[0]),
-            volumes=found,
+            path=str(found[0]),
+            volumes=[path.name for path in found],
         )

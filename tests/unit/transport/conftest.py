@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
+from airpack.formats.package import FileInfo, PackageManifest, ParityGroup, VolumeInfo
 from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Frame, emit_table
 from airpack.transport.writer import PackWriter
 from airpack.types import Digest, Source
@@ -22,8 +22,10 @@ def _source(
     return Source(path, len(data) if size is None else size, lambda: io.BytesIO(data), digest=digest, solid=solid)
 
 
-def _manifest(files: tuple[FileInfo, ...], volumes: tuple[VolumeInfo, ...]) -> PackageManifest:
-    return PackageManifest(RELEASE, "encoder", "1.0.0", "0.1.0", files, volumes)
+def _manifest(
+    files: tuple[FileInfo, ...], volumes: tuple[VolumeInfo, ...], parity: tuple[ParityGroup, ...] = ()
+) -> PackageManifest:
+    return PackageManifest(RELEASE, "encoder", "1.0.0", "0.1.0", files, volumes, parity=parity)
 
 
 @pytest.fixture
@@ -34,13 +36,15 @@ def source() -> Callable[..., Source]:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Package]:
-    """Return what writes a package of files: `pack(*files, volume_size=..., name="pack", solid=False)`."""
+    """Return what writes a package of files: `pack(*files, volume_size=..., name="pack", parity=0, solid=False)`."""
 
-    def make(*files: bytes, volume_size: int = 2 << 20, name: str = "pack", solid: bool = False) -> Package:
+    def make(
+        *files: bytes, volume_size: int = 2 << 20, name: str = "pack", parity: int = 0, solid: bool = False
+    ) -> Package:
         folder = tmp_path / "out"
-        with PackWriter(folder, name, volume_size=volume_size) as writer:
+        with PackWriter(folder, name, volume_size=volume_size, parity_volumes=parity) as writer:
             writer.pack([_source(f"file{number}", data, solid=solid) for number, data in enumerate(files)])
-            payload = _manifest(*writer.close()).emit()
+            payload = _manifest(*writer.close(), writer.groups).emit()
             writer.seal(payload)
         return PackageManifest.parse(payload), Digest.of(payload), folder
 
@@ -126,9 +130,9 @@ class _Recorder:
         self.tasks.append((task, total))
         self.done = 0
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         self.done += done
-        self.item = item
+        self.item, self.volume = item, volume
 
     def finish(self) -> None:
         self.finished += 1

@@ -311,4 +311,4 @@ def test_what_a_frame_costs_grows_with_what_goes_with_it() -> None:
         ),
     )
 
-    assert [cost // MIB for cost in costs] == [2, 4, SOLID_ROOM // MIB, 194]
+    assert [cost // MIB for cost in costs] == [2, 4, SOLID_ROOM // MIB, 98]

@@ -12,6 +12,7 @@ from airpack.formats.package import PackageManifest
 from airpack.formats.volume import ENTRY, HEADER, Codec, Entry
 from airpack.transport import codec
 from airpack.transport.outcome import Outcome
+from airpack.transport.planes import Buffer
 from airpack.transport.progress import Progress
 from airpack.transport.reader import NullSink, open_media, unpack, unpack_all
 from airpack.types import Digest
@@ -115,7 +116,7 @@ def test_a_frame_that_nobody_wants_is_hashed_but_not_decoded(
     decoded: list[int] = []
     plain = codec.decode
 
-    def watched(name: Codec, data: bytes, size: int, base: bytes | None) -> Any:
+    def watched(name: Codec, data: bytes, size: int, base: bytes | None) -> Buffer:
         decoded.append(size)
         return plain(name, data, size, base)
 
@@ -367,7 +368,9 @@ def done(*frames: tuple[int, int, int, int, int]) -> Progress:
     return progress
 
 
-def test_frames_that_were_verified_before_are_not_read_again(forge: Make, chunk: MakeChunk, collector: Any) -> None:
+def test_frames_that_were_verified_before_are_not_read_again(
+    forge: Make, chunk: MakeChunk, collector: Any, recorder: Any
+) -> None:
     blocks = [b"aa", b"bb", b"cc", b"dd"]
     chunks = [chunk(block, 2 * number, 2, Codec.RAW) for number, block in enumerate(blocks)]
     package = forge([b"aabbcc", b"dd"], [chunks[:2], chunks[2:]])
@@ -375,9 +378,10 @@ def test_frames_that_were_verified_before_are_not_read_again(forge: Make, chunk:
     sink = collector()
     sink.parts[Digest.of(b"aabbcc")] = bytearray(b"aabb\0\0")
 
-    outcome = read(package, sink, progress=done((0, 1, 1, 0, 2), (0, 2, 1, 2, 2)))
+    outcome = read(package, sink, progress=done((0, 1, 1, 0, 2), (0, 2, 1, 2, 2)), reporter=recorder)
 
     assert outcome.is_whole
+    assert recorder.done == 8, "what is passed over is done"
     assert list(sink.files.values()) == [b"aabbcc", b"dd"]
     assert sink.settled == [(1, 1), (1, 2)]
 
@@ -533,14 +537,15 @@ def test_an_error_of_the_sink_comes_through(
 
 def test_progress_counts_stored_bytes(pack: Make, recorder: Any) -> None:
     manifest, payload, folder = pack(*FILES)
-    wanted = {Digest.of(FILES[2]), Digest.of(FILES[4])}
+    wanted = {Digest.of(FILES[2]), Digest.of(FILES[5])}
 
     unpack_all(manifest, payload, [folder], wanted=wanted, sink=NullSink(), reporter=recorder, task="verify")
 
     stored = sum(info.data for info in manifest.volumes)
     assert recorder.tasks == [("verify", stored)]
     assert recorder.done == stored
-    assert recorder.item.endswith(".airvol")
+    assert recorder.volume == manifest.volumes[-1].name
+    assert recorder.item == str(Digest.of(FILES[5]))
     assert recorder.finished == 1
 
 

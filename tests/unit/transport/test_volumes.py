@@ -86,6 +86,10 @@ class Shelf:
         self._header, self._table, self._chunk = header, table, chunk
         self.asked: list[int] = []
 
+    def covers(self, position: int) -> bool:
+        del position
+        return self._table is not None
+
     def header(self, position: int) -> bool:
         del position
         return self._header
@@ -235,6 +239,7 @@ def test_a_chunk_that_one_copy_lacks_comes_from_the_next(package: Package, tmp_p
     assert media.read(0, [first, second]) == b"`aaabbbb"
     assert media.chunk(0, first, was_read=True) == b"aaaa"
     assert (bool(media.damage), media.recovered) == (False, 4)
+    assert media.mended.ranges == {0: [(384, 4)]}
 
 
 def test_a_chunk_that_no_source_has_is_damage_with_its_place(package: Package) -> None:
@@ -275,6 +280,33 @@ def test_what_a_rescue_has_is_used_only_with_the_signed_digest(package: Package)
     media.rescues.append(right)
     assert media.chunk(0, first) == b"aaaa"
     assert (liar.asked, right.asked) == ([1, 1], [1])
+    assert media.mended.ranges == media.damage.ranges == {0: [(384, 4)]}
+
+
+def test_what_is_as_signed_at_once_is_not_mended(package: Package) -> None:
+    media = media_of(package)
+    media.rescues.append(Shelf(header=True))
+    for chunk in chunks_of(media, 0):
+        assert media.chunk(0, chunk) is not None
+    media.check_header(0)
+    assert not media.mended
+
+
+def test_a_header_that_a_rescue_makes_up_for_is_mended(package: Package) -> None:
+    flip(path_of(package, 0), 100)
+    media = media_of(package)
+    media.rescues.append(Shelf(header=True))
+    media.check_header(0)
+    assert (media.mended.ranges, bool(media.damage)) == ({0: [(0, HEADER)]}, False)
+
+
+def test_a_volume_is_hopeless_where_it_is_away_and_no_rescue_covers_it(package: Package) -> None:
+    path_of(package, 0).write_bytes(b"something else")
+    path_of(package, 1).unlink()
+    media = media_of(package)
+    assert (media.missing, media.hopeless) == ([0, 1], [1])  # the first is damaged
+    media.rescues.append(Shelf(table=b""))
+    assert media.hopeless == []
 
 
 def test_a_rescue_may_stand_in_for_a_volume_that_is_not_there(package: Package) -> None:
@@ -285,7 +317,7 @@ def test_a_rescue_may_stand_in_for_a_volume_that_is_not_there(package: Package) 
     third, fourth = chunks_of(media, 1)
     assert (media.chunk(1, third), media.chunk(1, fourth)) == (None, b"dddd")
     assert media.missing == [1]
-    assert (media.damage.ranges, media.damage.kinds) == ({1: [(384, 4)]}, {Kind.GONE})
+    assert (media.damage.ranges, media.damage.kinds) == ({1: [(384, 4)]}, {Kind.MISSING})
 
 
 def test_what_a_rescue_needs_of_the_copies_leaves_no_finding(package: Package) -> None:
