@@ -199,7 +199,7 @@ class _Reading:
             table = self._parse(position, data)
             self._check_place(position, table, end, is_adjacent=is_adjacent)
             for frame in table.frames():
-                if self._progress.has(position, frame.chunks[0].number):
+                if self._is_done(position, frame):
                     self._passed += frame.stored
                 else:
                     yield Plan(position, frame, self._stream.pieces(frame.offset, frame.size))
@@ -252,20 +252,22 @@ class _Reading:
         for position in needed:
             media.check_presence(position)
         ranges = media.damage.ranges
-        # Of a volume that is missing, but was had in parts, only the others are needed.
-        away = sorted(
-            number
-            for number in needed - ranges.keys()
-            if not media.volumes[number].is_there and number not in media.refused
-        )
+        away = sorted(number for number in needed if self._is_away(number, ranges))
         return Outcome(
             missing=tuple(volumes[position].name for position in away),
-            damaged={volumes[position].name: places for position, places in ranges.items()},
+            damaged={volumes[position].name: places for position, places in ranges.items() if position not in away},
             damage=media.damage,
             dropped=tuple(file.digest for file in self._delivery.dropped),
             unproven=len(self._unproven),
             mended={volumes[position].name: places for position, places in media.mended.ranges.items()},
         )
+
+    def _is_away(self, position: int, ranges: Container[int]) -> bool:
+        """Return whether a volume is missing: taken away, or nowhere, and not even had in parts by a rescue."""
+        volume = self._media.volumes[position]
+        if volume.copies:
+            return not volume.is_there
+        return position not in self._media.refused and position not in ranges
 
 
 def _cost(plan: Plan) -> int:
