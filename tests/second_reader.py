@@ -152,7 +152,7 @@ def decode(codec: int, stored: bytes, size: int, base_file: bytes, offset: int) 
         return base
     if codec == 11:
         prefix = zstandard.ZstdCompressionDict(
-            base_file[offset : offset + 64 * MIB], dict_type=zstandard.DICT_TYPE_RAWCONTENT
+            base_file[offset : offset + 32 * MIB], dict_type=zstandard.DICT_TYPE_RAWCONTENT
         )
         return zstandard.ZstdDecompressor(dict_data=prefix).decompress(stored, max_output_size=size)
     content = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size)

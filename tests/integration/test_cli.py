@@ -17,6 +17,7 @@ import click
 import pytest
 
 from airpack.cli.main import main
+from airpack.formats.sizes import MEDIA
 from airpack.formats.words import spoken
 from airpack.types import Digest
 
@@ -88,7 +89,7 @@ def test_help_loads_nothing_heavy() -> None:
         ["--json"],
         ["nonsense", "--json"],
         ["import", "--json"],
-        ["import", "x", "y", "--json"],
+        ["import", "--dry-run", "--json"],
         ["list", "--nonsense", "--json"],
         ["build", "spec", "-o", "out", "--format", "zip", "--json"],
         ["evidence", "export", "-o", "x", "--since", "minus", "--json"],
@@ -198,6 +199,11 @@ def _command(words: tuple[str, ...]) -> click.Command:
         assert isinstance(found, click.Group)
         found = found.commands[word]
     return found
+
+
+def test_the_help_of_build_names_every_medium_that_volumes_can_be_made_for(airpack: Callable[..., Any]) -> None:
+    text = airpack("build", "--help").out
+    assert all(name in text for name in MEDIA)
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------

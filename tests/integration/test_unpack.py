@@ -1,17 +1,22 @@
 """airpack unpack: exactly the files that a site would get, or none."""
 
 import errno
+import hashlib
 import os
+import random
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airpack.formats.package import Base, VolumeInfo
+from airpack.formats.volume import HEADER, Codec, Entry, emit_table
 from airpack.fsops import failpoints
 from airpack.types import Digest
 
@@ -125,6 +130,108 @@ def test_a_long_name_is_no_longer_while_it_is_written(airpack: Callable[..., Any
     airpack("build", spec, "-o", tmp_path / "package", "--workspace", bench.workspace)
     airpack("unpack", tmp_path / "package", "-o", tmp_path / "out", "--root", bench.root)
     assert f"model/m/{'n' * 255}" in tree(tmp_path / "out")
+
+
+# -- deltas -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Delta:
+    """A package that leaves one file of its release to the site, and takes most of another one from that file."""
+
+    folder: Path
+    full: Path
+    held: bytes
+
+
+@pytest.fixture(scope="module")
+def delta(bench: Any, airpack: Callable[..., Any], forger: Any) -> Delta:
+    """Made by hand: one frame is a range of the base file, the other is stored as it is."""
+    spec = bench.spec("2.0.0", check=None)
+    held = random.Random(4).randbytes(100_000)
+    (spec.parent / "model/weights.safetensors").unlink()
+    (spec.parent / "model/held.json").write_bytes(held)
+    (spec.parent / "model/new.json").write_bytes(held[1000:51_000] + b"tail")
+    full, folder = bench.folder / "full", bench.folder / "delta"
+    airpack("build", spec, "-o", full, "--workspace", bench.workspace)
+    shutil.copytree(full, folder)
+    head = forger.read(folder)
+    manifest = forger.manifest(head)
+    (new,) = (file for file in manifest.files if file.size == 50_004)
+    (old,) = (file for file in manifest.files if file.size == 100_000)
+    entries = [
+        Entry(hashlib.sha256(held[1000:51_000]).digest(), 0, 0, 50_000, Codec.BASE, base=1, base_offset=1000),
+        Entry(hashlib.sha256(b"tail").digest(), 50_000, 4, 4, Codec.RAW),
+    ]
+    table = emit_table(b"".join(entry.emit() for entry in entries), 4)
+    info = VolumeInfo(manifest.volumes[0].name, HEADER + len(table) + 4, 2, 4, Digest.of(table))
+    base = Base(Digest.of(b"an older release"), "tool", "1.9.0", (old,))
+    made = replace(manifest, files=(new,), volumes=(info,), bases=(base,))
+    forger.write(folder, forger.packed(head, made.emit()))
+    header = made.header(Digest.of(made.emit()), 0).emit()
+    (folder / info.name).write_bytes(header + table + b"tail")
+    return Delta(folder, full, held)
+
+
+def test_a_delta_without_its_base_says_what_it_needs(unpack: Callable[..., Any], delta: Delta, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_bytes(delta.held[:-1] + b"x")
+    for words in ([], ["--base", tmp_path / "other"]):
+        error = failed(unpack(delta.folder, "-o", tmp_path / "out", *words, expect=30), 30, "partial")
+        assert "tool@1.9.0" in error["message"]
+        assert "--base" in error["hint"]
+        assert error["context"]["missing"] == [str(Digest.of(delta.held))]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_delta_is_unpacked_from_plain_files_wherever_they_lie(
+    unpack: Callable[..., Any], delta: Delta, tmp_path: Path
+) -> None:
+    (tmp_path / "base/deep").mkdir(parents=True)
+    (tmp_path / "base/deep/another name").write_bytes(delta.held)
+    (tmp_path / "base/link").symlink_to("deep/another name")
+    unpack(delta.full, "-o", tmp_path / "full")
+    found = unpack(delta.folder, "-o", tmp_path / "out", "--base", tmp_path / "base").json
+    assert tree(tmp_path / "out") == tree(tmp_path / "full")
+    assert "bases" in [check["name"] for check in found["checks"]]
+    assert (tmp_path / "base/deep/another name").read_bytes() == delta.held
+
+
+def test_a_base_file_is_not_taken_through_a_link(unpack: Callable[..., Any], delta: Delta, tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(delta.held)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/link").symlink_to(tmp_path / "real")
+    failed(unpack(delta.folder, "-o", tmp_path / "out", "--base", tmp_path / "base", expect=30), 30, "partial")
+
+
+def test_a_base_file_that_changes_while_it_is_used_leaves_no_file(
+    unpack: Callable[..., Any], delta: Delta, tmp_path: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    file = tmp_path / "base/file"
+    file.write_bytes(delta.held)
+
+    def change(step: str, path: Path, size: int) -> int:
+        if step == "mkdir" and path.name == STAGING:
+            file.write_bytes(delta.held[:2000] + b"x" + delta.held[2001:])
+        return size
+
+    with failpoints.striking(change):
+        failed(unpack(delta.folder, "-o", tmp_path / "out", "--base", tmp_path / "base", expect=10), 10, "integrity")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_folder_that_is_not_there_is_named(unpack: Callable[..., Any], delta: Delta, tmp_path: Path) -> None:
+    error = failed(unpack(delta.folder, "-o", tmp_path / "out", "--base", tmp_path / "no", expect=3), 3, "not_found")
+    assert str(tmp_path / "no") in error["message"]
+
+
+def test_write_carries_a_delta_too(airpack: Callable[..., Any], delta: Delta, tmp_path: Path) -> None:
+    (tmp_path / "stick").mkdir()
+    airpack("write", delta.folder, tmp_path / "stick")
+    assert sorted(path.name for path in (tmp_path / "stick").iterdir()) == sorted(
+        path.name for path in delta.folder.iterdir()
+    )
 
 
 # -- what leaves nothing ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ ENTRY: Final = 64  # bytes
 PARTS: Final = 255  # chunks in one frame
 ROW: Final = 1 << 20  # bytes of one row of a parity volume; the last may be shorter
 ROW_DIGEST: Final = 32  # bytes
-PREFIX: Final = 32 << 20  # bytes of a base file that a patch may refer to
+PREFIX: Final = 32 << 20  # bytes of a base file that a patch may refer to: twice as many made none smaller
 
 
 class Codec(IntEnum):
@@ -363,6 +363,10 @@ def _frame(first: Entry, chunks: tuple[Chunk, ...], where: str) -> Frame:
     frame = Frame(first.raw_offset, first.frame, first.codec, chunks, first.base, first.base_offset)
     if frame.codec is Codec.RAW and frame.stored != frame.size:
         raise IntegrityError(f"{where}: a raw frame of {frame.size} bytes is stored in {frame.stored}")
+    if frame.stored > frame.size + Limits.CHUNK:
+        raise IntegrityError(
+            f"{where}: a frame of {frame.size} bytes is stored in {frame.stored}, far more than it needs"
+        )
     return frame
 
 

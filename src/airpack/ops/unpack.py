@@ -6,7 +6,9 @@
 1. Everything that `verify` checks is checked. What it refuses leaves no file.
 2. Nothing has its final name before its bytes had their signed digest, and nothing at all before every byte of the
    package had: files are gathered in a folder that only this user can enter, and moved out of it at the end.
-3. The output folder is new, or empty. Names are those of the signed release (docs/spec/release.md, "File names"), modes
+3. Files of a delta's base come from folders that the user names. They are found by their digests, and must not be
+   written to while they are used.
+4. The output folder is new, or empty. Names are those of the signed release (docs/spec/release.md, "File names"), modes
    0644 and 0755, and no link is made or followed.
 """
 
@@ -24,7 +26,7 @@ from typing import Any, Final, Self
 
 import airpack
 from airpack import fsops
-from airpack.errors import AirpackError, InputError, IntegrityError, PartialError, StorageError
+from airpack.errors import AirpackError, InputError, IntegrityError, NotFoundError, PartialError, StorageError
 from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.release import Release, ReleaseFile
 from airpack.formats.volume import Frame
@@ -35,6 +37,7 @@ from airpack.ops.verify import check_compatibility, fresh_refresh, present
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.store.blobs import hash_file
 from airpack.transport import reader
+from airpack.transport.bases import Bases
 from airpack.transport.damage import Range
 from airpack.transport.outcome import Outcome, places
 from airpack.types import Check, Digest, Reporter, Silent
@@ -111,6 +114,7 @@ def unpack_package(
 
     Raises:
         InputError: `out` is something else than an empty folder.
+        NotFoundError: No head, or no such folder of `bases`.
         PartialError: Volumes are missing, or base files.
         StorageError: The disk is short or fails.
         BusyError: Another unpack works there.
@@ -219,6 +223,8 @@ def _search(folders: Sequence[Path], wanted: Mapping[Digest, int], reporter: Rep
 
 def _regular(folder: Path) -> Iterator[tuple[Path, int]]:
     """Yield the regular files below `folder` with their sizes; links are not followed."""
+    if not folder.is_dir():
+        raise NotFoundError(f"no folder {folder}", path=str(folder))
 
     def fail(error: OSError) -> None:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}", path=str(folder)) from error
@@ -263,8 +269,13 @@ def _fill(
     """Gather all files in `staging`, whole and durable, under their paths in its folder `tree`."""
     manifest = admitted.manifest
     wanted, by_path = {file.digest for file in manifest.files}, ByPath(reporter, admitted.release)
-    with reader.open_media(manifest, admitted.manifest_digest, folders) as media, _Files(staging) as files:
-        outcome = reader.unpack_whole(media, wanted=wanted, sink=files, reporter=by_path)
+    with (
+        reader.open_media(manifest, admitted.manifest_digest, folders) as media,
+        Bases([held[file.digest] for file in manifest.base_files]) as bases,
+        _Files(staging) as files,
+    ):
+        outcome = reader.unpack_whole(media, wanted=wanted, sink=files, bases=bases.read, reporter=by_path)
+        bases.check()
         say_mended(media, reporter)
     tree = staging / "tree"
     _make_folders(tree, [file.path for file in admitted.release.files])

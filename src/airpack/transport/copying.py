@@ -99,7 +99,7 @@ class Copier:
                 if row.data is None:
                     raise self._lost_spare(number)
                 new.write(row.data)
-                self._reporter.advance(row.length, path.name)
+                self._reporter.advance(row.length, volume=path.name)
             new.write(digests)
             new.commit()
 
@@ -107,13 +107,13 @@ class Copier:
         with NewFile(path) as new:
             for part in start:
                 new.write(part)
-                self._reporter.advance(len(part), path.name)
+                self._reporter.advance(len(part), volume=path.name)
             for chunk in chunks:
                 data = self._media.chunk(position, chunk)
                 if data is None:
                     raise self._lost(position)
                 new.write(data)
-                self._reporter.advance(len(data), path.name)
+                self._reporter.advance(len(data), volume=path.name)
             new.commit()
 
     def _header(self, position: int) -> Header:

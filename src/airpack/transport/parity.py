@@ -195,7 +195,7 @@ class ParityWriter:
             for stripe in stack.enter_context(encoded):
                 for volume, part in zip(written, stripe.parts, strict=True):
                     volume.append(part)
-                self._reporter.advance(stripe.done, written[0].path.name)
+                self._reporter.advance(stripe.done, volume=written[0].path.name)
             for finished in read:
                 finished.check_end()
         for volume in written:

@@ -108,5 +108,5 @@ def _check(media: Media, number: int, reporter: Reporter) -> Sequence[Range]:
     for row in read_rows(media, number, digests):
         if row.data is None:
             blame(row.offset, row.length)
-        reporter.advance(row.length, file.name)
+        reporter.advance(row.length, volume=file.name)
     return damage.ranges.get(number, [])
