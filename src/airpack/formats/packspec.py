@@ -17,12 +17,13 @@ from typing import Any, Final
 from airpack.errors import InputError
 from airpack.formats.compat import KINDS, MOST_MEMORY, NATIVE, read_platform
 from airpack.formats.fields import Fields
-from airpack.formats.names import check_component, check_product, check_version
+from airpack.formats.names import check_component, check_product, check_version, parse_ref
 from airpack.formats.package import BASES
 from airpack.formats.probe import Probe, parse_probe
 from airpack.formats.sizes import parse_size
 from airpack.types import Limits
 
+SITE: Final = "site:"  # before the name of a site, as a base: whatever it holds
 _COMPONENTS: Final = 1000  # models, or runtimes
 _LICENSE: Final = 200  # characters
 
@@ -135,6 +136,9 @@ def _release(fields: Fields) -> tuple[str, str, int | None, tuple[str, ...]]:
     version = check_version(fields.text("version"), error=InputError)
     sequence = fields.integer("sequence", 1, low=1)
     bases = tuple(fields.texts("base", most=BASES, default=[]))
+    for name in bases:
+        if not name.startswith(SITE):
+            parse_ref(name)
     fields.done()
     return product, version, sequence if "sequence" in fields else None, bases
 

@@ -14,6 +14,7 @@ from airpack.facts.tensors import FORMATS
 from airpack.facts.wheel import Wheel, read_wheel
 from airpack.formats.names import Ref, parse_ref
 from airpack.formats.package import BASES, FileInfo
+from airpack.formats.packspec import SITE
 from airpack.formats.release import Release, ReleaseFile, read_release
 from airpack.ops.acknowledge import open_site
 from airpack.ops.inputs import Inputs, bounded
@@ -22,7 +23,6 @@ from airpack.ops.workspace import Built, Workspace
 from airpack.transport.delta import BRING_BACK, Library, New, Old, OldRelease, scan
 from airpack.types import Digest, Reporter, Source, Tensor
 
-SITE: Final = "site:"  # before the name of a site, whose newest release is meant
 _PIECE: Final = 1 << 20  # bytes
 
 

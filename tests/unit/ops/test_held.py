@@ -86,8 +86,9 @@ class Counting(Silent):
         assert task == "check base"
         self.total += total
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         assert not item
+        assert not volume
         self.done += done
 
 
