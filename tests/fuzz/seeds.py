@@ -27,7 +27,7 @@ from airpack.evidence.archive import write_archive
 from airpack.evidence.audit import AuditorState
 from airpack.evidence.merkle import Frontier, leaf_hash
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, Subject, Value
-from airpack.formats import bundle, dsse, head, oci
+from airpack.formats import bundle, dsse, head, journal, oci
 from airpack.formats.canonical import emit
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.probe import Probe
@@ -240,6 +240,14 @@ def spare() -> Seeds:
     needed = (Needed("tool.0001.airvol", ((128, 64), (300, 9))), Needed("tool.0003.airvol", ((0, 500),)))
     report = RepairReport(made.payload, made.manifest.release, "tool", "1.0.0", needed)
     yield "repair", "two", report.emit()
+    kept = (
+        journal.Record(journal.Kind.START, boot=bytes(range(16))),
+        journal.Record(journal.Kind.FRAME, parts=1, volume=1, chunk=1, offset=0, size=20),
+        journal.Record(journal.Kind.SYNCED, offset=2),
+        journal.Record(journal.Kind.START, boot=bytes(16)),
+        journal.Record(journal.Kind.FRAME, parts=1, volume=2, chunk=1, offset=60, size=20),
+    )
+    yield "journal", "two-runs", b"".join(record.emit(0)[:-4] for record in kept)
 
     def joined(files: Mapping[str, bytes]) -> bytes:
         pieces = [files.get(name, b"") for name in made.manifest.names]

@@ -6,6 +6,7 @@ anything else that comes out of it is a crash, a broken law (`emit(parse(data)) 
 
 import csv
 import io
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, pack
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
 from airpack.formats.fields import Fields
+from airpack.formats.journal import RECORD, emit_header, parse_records, seed_of
 from airpack.formats.modelpack import read_model
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
 from airpack.formats.probe import Probe, parse_probe
@@ -61,6 +63,8 @@ from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations
 from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Chunk, Codec, Entry, Header, emit_table, parse_table
 from airpack.ops.contents import COLUMNS, csv_lines, html_pieces
 from airpack.ops.inspect_ import inspect_package
+from airpack.ops.journal import NAME as JOURNAL
+from airpack.ops.journal import read_progress
 from airpack.ops.places import Places
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
@@ -500,6 +504,24 @@ def _carried(layout: stored.Layout, data: bytes) -> None:
 def _repair(data: bytes) -> None:
     if report := tried(IntegrityError, RepairReport.parse, data):
         same(report.emit(), data)
+
+
+@target("formats.journal", "ops.journal", mutate=mutate.raw)
+def _journal(data: bytes) -> None:
+    """Records of any content under right checksums, and what a site makes of them."""
+    made, size = forge.spare(), RECORD - 4
+    header = emit_header(made.payload)
+    rows = [data[at : at + size] for at in range(0, len(data) - size + 1, size)]
+    body = b"".join(row + zlib.crc32(row, seed_of(header)).to_bytes(4, "little") for row in rows)
+    records = list(parse_records([body], seed_of(header)))
+    again = b"".join(record.emit(seed_of(header)) for record in records)
+    same(list(parse_records([again], seed_of(header))), records)
+    folder = forge.work() / "journal"
+    _write(folder, {JOURNAL: header + body})
+    progress = read_progress(folder, made.manifest, made.payload)
+    for position, info in enumerate(made.manifest.volumes):
+        assert progress.count(position) <= info.entries
+    assert all(0 <= start < stop <= made.manifest.total for start, stop in progress.spans())
 
 
 def _chunks(position: int) -> list[Chunk]:

@@ -27,7 +27,7 @@ from airpack.transport.reader import Bases, unpack
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter
 
-_CHECKPOINT: Final = 128 << 20  # bytes written between two of them
+_CHECKPOINT: Final = 64 << 20  # bytes written between two of them
 _FINISHED: Final = 256  # whole files that wait for one
 _OPEN: Final = 64  # files that are coming, kept open
 

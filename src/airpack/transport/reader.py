@@ -36,6 +36,9 @@ from airpack.types import Digest, Reporter, Silent
 __all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all", "unpack_whole"]
 
 _SILENT: Final = Silent()
+_BUDGET: Final = (
+    72 << 20
+)  # bytes of frames in hand: many small ones, or a large one alone, so that it stays under 192 MiB
 
 
 def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Path]) -> Media:
@@ -160,7 +163,9 @@ class _Reading:
             self._media.check_header(position)
         self._delivery.begin()
         decoder = self._decoder
-        with Ordered(self._plans(), decoder.read, decoder.check, cost=_cost, workers=workers) as results:
+        with Ordered(
+            self._plans(), decoder.read, decoder.check, cost=_cost, workers=workers, budget=_BUDGET
+        ) as results:
             for checked in results:
                 self._deliver(checked)
                 plan = checked.plan
