@@ -63,9 +63,9 @@ from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations
 from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Chunk, Codec, Entry, Header, emit_table, parse_table
 from airpack.ops.contents import COLUMNS, csv_lines, html_pieces
 from airpack.ops.inspect_ import inspect_package
-from airpack.ops.places import Places
 from airpack.ops.journal import NAME as JOURNAL
 from airpack.ops.journal import read_progress
+from airpack.ops.places import Places
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
 from airpack.ops.verify import fresh_refresh

@@ -32,16 +32,16 @@ class Component:
     Attributes:
         spec: What the pack spec says of it.
         sources: Its files, sorted by path; those of a model with the bounds of their tensors, those of a runtime solid.
-        places: Where the bytes of each file lie.
         formats: Format by content of each file, for models.
         wheel: The wheel that the files come from, for runtimes of that kind.
+        places: Where the bytes of each file lie.
     """
 
     spec: ModelSpec | RuntimeSpec
     sources: tuple[Source, ...]
-    places: tuple[Place, ...]
     formats: tuple[str, ...] = ()
     wheel: Wheel | None = None
+    places: tuple[Place, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -140,7 +140,7 @@ def gather(spec: PackSpec, base: Path, stack: ExitStack) -> Inputs:
     for model in spec.models:
         sources, places = _collect(base / model.path, f"model {model.name!r}", modes=False)
         formats = tuple(_format(source) for source in sources)
-        inputs.components.append(Component(model, bounded(sources, formats), places, formats))
+        inputs.components.append(Component(model, bounded(sources, formats), formats, places=places))
     for runtime in spec.runtimes:
         inputs.components += _runtime(runtime, base, stack)
     if spec.probe is not None and spec.probe.golden:
@@ -154,7 +154,7 @@ def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]
     folder = base / spec.path
     if spec.kind != "wheels":
         sources, places = _collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web")
-        return [Component(spec, _solid(sources), places)]
+        return [Component(spec, _solid(sources), places=places)]
     if not _is_folder(folder):
         raise InputError(f"runtime {spec.name!r}: no folder {folder}", hint="pip download -d puts wheels into a folder")
     wheels = read_wheels(folder)
@@ -164,8 +164,8 @@ def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]
         Component(
             spec,
             _solid(wheel.sources),
-            tuple(replace(_place(folder / wheel.filename), member=source.path) for source in wheel.sources),
             wheel=wheel,
+            places=tuple(replace(_place(folder / wheel.filename), member=source.path) for source in wheel.sources),
         )
         for wheel in wheels
     ]

@@ -100,6 +100,7 @@ class PackWriter:
         self._files: tuple[FileInfo, ...] = ()
         self.spared = 0
         self._chunks_left = self._bytes_left = 0
+        self._spare_slots = plan.SPARE_SLOTS
         self._is_packed = self._is_sealed = False
         self._stack = ExitStack()
 
@@ -214,13 +215,15 @@ class PackWriter:
     def _next_volume(self) -> None:
         if self._volumes:
             self._volumes[-1].finish()
+            if self._volumes[-1].info.size < self._volume_size // 2:
+                self._spare_slots *= 4  # a delta of which next to nothing is stored
         number = len(self._volumes) + 1
         if number > Limits.VOLUMES:
             raise InputError(
                 f"the package needs more than {Limits.VOLUMES} volumes of {self._volume_size} bytes",
                 hint="use a larger --volume-size",
             )
-        slots = plan.count_slots(self._chunks_left, self._bytes_left, self._volume_size)
+        slots = plan.count_slots(self._chunks_left, self._bytes_left, self._volume_size, self._spare_slots)
         file = self._stack.enter_context(NewFile(self._out / volume_name(self._name, number)))
         self._volumes.append(_Volume(file, slots))
 

@@ -11,7 +11,10 @@ FULL = """
 product = "encoder"
 version = "1.2.0"
 sequence = 7
-base = ["encoder@1.1.0", "sha256:0000000000000000000000000000000000000000000000000000000000000000", "other", "site:plant-7"]
+base = [
+  "encoder@1.1.0", "sha256:0000000000000000000000000000000000000000000000000000000000000000",
+  "other", "site:plant-7",
+]
 
 [[model]]
 name = "minilm"

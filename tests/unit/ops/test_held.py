@@ -87,8 +87,7 @@ class Counting(Silent):
         self.total += total
 
     def advance(self, done: int, item: str = "", volume: str = "") -> None:
-        assert not item
-        assert not volume
+        assert (item, volume) == ("", "")
         self.done += done
 
 

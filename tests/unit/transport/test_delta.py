@@ -368,6 +368,16 @@ def test_small_volumes(desk: Desk) -> None:
     assert len(made.manifest.volumes) > 1
 
 
+def test_a_delta_of_nearly_nothing_needs_few_volumes(desk: Desk) -> None:
+    tensors = {f"w{number:03}": weights(17_000) for number in range(400)}
+    old = {"model/m/a.safetensors": saved(**tensors)}
+    new = {"model/m/a.safetensors": saved(**tensors, more=weights(100))}
+    made = desk.build(new, desk.old(old), volume_size=2 << 20)
+    assert made.files == new
+    assert made.bytes_of(Codec.BASE) >= 400 * 68_000
+    assert len(made.manifest.volumes) == 2  # a table of 129 slots came first
+
+
 class TestBytesOfTheBase:
     def test_changed_ones_are_refused(self, desk: Desk, tmp_path: Path) -> None:
         old = desk.old(OLD)
