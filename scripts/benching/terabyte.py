@@ -64,7 +64,7 @@ def plan_package(folder: Path) -> Package:
     keys = workspace.private_keys(build._SIGNERS, lambda: None)  # noqa: SLF001, a build without its bytes
     spec = packspec.parse(SPEC, "spec.toml")
     places = tuple(Place(folder / source.path) for source in sources)
-    inputs = Inputs([Component(spec.models[0], tuple(sources), places, ("safetensors",) * len(sources))])
+    inputs = Inputs([Component(spec.models[0], tuple(sources), ("safetensors",) * len(sources), places=places)])
     run = build._Build(workspace, spec, Digest.of(SPEC), inputs, keys, now, Silent())  # noqa: SLF001, likewise
     digests = [_digest(number) for number in range(len(sources))]
     docs = run._documents(digests)  # noqa: SLF001, likewise
