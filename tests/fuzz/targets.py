@@ -5,6 +5,8 @@ anything else that comes out of it is a crash, a broken law (`emit(parse(data)) 
 """
 
 import csv
+import io
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from airpack.errors import (
 )
 from airpack.evidence import audit as auditor
 from airpack.evidence import export
+from airpack.evidence.acknowledged import Acknowledged
 from airpack.evidence.archive import read_archive, write_archive
 from airpack.evidence.checkpoint import open_checkpoint
 from airpack.evidence.log import EvidenceLog
@@ -42,11 +45,13 @@ from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
 from airpack.facts.licenses import of_metadata
+from airpack.facts.tensors import fit, read_layout
 from airpack.facts.wheel import read_wheel
 from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
 from airpack.formats.fields import Fields
+from airpack.formats.journal import RECORD, emit_header, parse_records, seed_of
 from airpack.formats.modelpack import read_model
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
 from airpack.formats.probe import Probe, parse_probe
@@ -58,6 +63,9 @@ from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations
 from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Chunk, Codec, Entry, Header, emit_table, parse_table
 from airpack.ops.contents import COLUMNS, csv_lines, html_pieces
 from airpack.ops.inspect_ import inspect_package
+from airpack.ops.journal import NAME as JOURNAL
+from airpack.ops.journal import read_progress
+from airpack.ops.places import Places
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
 from airpack.ops.verify import fresh_refresh
@@ -498,6 +506,24 @@ def _repair(data: bytes) -> None:
         same(report.emit(), data)
 
 
+@target("formats.journal", "ops.journal", mutate=mutate.raw)
+def _journal(data: bytes) -> None:
+    """Records of any content under right checksums, and what a site makes of them."""
+    made, size = forge.spare(), RECORD - 4
+    header = emit_header(made.payload)
+    rows = [data[at : at + size] for at in range(0, len(data) - size + 1, size)]
+    body = b"".join(row + zlib.crc32(row, seed_of(header)).to_bytes(4, "little") for row in rows)
+    records = list(parse_records([body], seed_of(header)))
+    again = b"".join(record.emit(seed_of(header)) for record in records)
+    same(list(parse_records([again], seed_of(header))), records)
+    folder = forge.work() / "journal"
+    _write(folder, {JOURNAL: header + body})
+    progress = read_progress(folder, made.manifest, made.payload)
+    for position, info in enumerate(made.manifest.volumes):
+        assert progress.count(position) <= info.entries
+    assert all(0 <= start < stop <= made.manifest.total for start, stop in progress.spans())
+
+
 def _chunks(position: int) -> list[Chunk]:
     """Return the chunks of a volume of the package with parity."""
     made = forge.spare()
@@ -638,8 +664,12 @@ def _record(data: bytes) -> None:
     same(len(clip(data.decode("utf-8", "surrogateescape"))) <= 1024, True)
 
 
-@target("evidence.export", "evidence.audit", "ops.workspace", "ops.probes.run")
+@target("evidence.export", "evidence.audit", "evidence.acknowledged", "ops.workspace", "ops.places", "ops.probes.run")
 def _papers(data: bytes) -> None:
+    if held := tried(IntegrityError, Acknowledged.parse, data):
+        same(held.emit(), data)
+    if places := tried(IntegrityError, Places.parse, data, Path("/desk")):
+        same(Places.parse(places.emit(Path("/desk")), Path("/desk")), places)
     if manifest := tried(IntegrityError, export.Manifest.parse, data):
         same(manifest.emit(), data)
     if frontier := tried(IntegrityError, export.parse_frontier, data):
@@ -725,6 +755,15 @@ def _identify(data: bytes) -> None:
     for size in (len(data), len(data) + (1 << 30)):
         found = identify("file", data[: 64 << 10], size)
         canonical.emit({"name": found.name, "detail": found.detail, "reason": found.reason})
+
+
+@target("facts.tensors", mutate=mutate.raw, bulk=large.models)
+def _tensors(data: bytes) -> None:
+    for name in ("safetensors", "gguf", "onnx"):
+        layout = read_layout(name, io.BytesIO(data), len(data))
+        same(fit(layout.tensors, len(data)), layout.tensors)
+        for tensors in layout.external.values():
+            fit(tensors, len(data))
 
 
 @target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=large.wheels)

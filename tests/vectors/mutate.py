@@ -173,6 +173,8 @@ class Range:
         finally:
             (medium / mutation.file).write_bytes(data)
         self._check_unchanged()
+        for left in (self.site.root / "ingest").iterdir():  # what it verified, the next one must not build on
+            shutil.rmtree(left)
         return code
 
     def _check_success(self, mutation: Mutation) -> None:

@@ -20,7 +20,7 @@ from typing import Final
 
 from airpack.errors import IntegrityError
 from airpack.formats.package import PackageManifest
-from airpack.formats.volume import ENTRY, HEADER, Chunk, Table, parse_table
+from airpack.formats.volume import ENTRY, HEADER, Chunk, Frame, Table, parse_table
 from airpack.fsops import interruptible
 from airpack.transport.delivery import Delivery, NullSink, Sink
 from airpack.transport.frames import Bases, Checked, Decoder, Plan, wrong
@@ -36,6 +36,9 @@ from airpack.types import Digest, Reporter, Silent
 __all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all", "unpack_whole"]
 
 _SILENT: Final = Silent()
+_BUDGET: Final = (
+    72 << 20
+)  # bytes of frames in hand: many small ones, or a large one alone, so that it stays under 192 MiB
 
 
 def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Path]) -> Media:
@@ -160,7 +163,9 @@ class _Reading:
             self._media.check_header(position)
         self._delivery.begin()
         decoder = self._decoder
-        with Ordered(self._plans(), decoder.read, decoder.check, cost=_cost, workers=workers) as results:
+        with Ordered(
+            self._plans(), decoder.read, decoder.check, cost=_cost, workers=workers, budget=_BUDGET
+        ) as results:
             for checked in results:
                 self._deliver(checked)
                 plan = checked.plan
@@ -199,11 +204,14 @@ class _Reading:
             table = self._parse(position, data)
             self._check_place(position, table, end, is_adjacent=is_adjacent)
             for frame in table.frames():
-                if self._progress.has(position, frame.chunks[0].number):
+                if self._is_done(position, frame):
                     self._passed += frame.stored
                 else:
                     yield Plan(position, frame, self._stream.pieces(frame.offset, frame.size))
             end, is_adjacent = table.end, True
+
+    def _is_done(self, position: int, frame: Frame) -> bool:
+        return self._progress.has(position, frame.chunks[0].number)
 
     def _parse(self, position: int, data: bytes) -> Table:
         info = self._manifest.volumes[position]
@@ -249,20 +257,22 @@ class _Reading:
         for position in needed:
             media.check_presence(position)
         ranges = media.damage.ranges
-        # Of a volume that is missing, but was had in parts, only the others are needed.
-        away = sorted(
-            number
-            for number in needed - ranges.keys()
-            if not media.volumes[number].is_there and number not in media.refused
-        )
+        away = sorted(number for number in needed if self._is_away(number, ranges))
         return Outcome(
             missing=tuple(volumes[position].name for position in away),
-            damaged={volumes[position].name: places for position, places in ranges.items()},
+            damaged={volumes[position].name: places for position, places in ranges.items() if position not in away},
             damage=media.damage,
             dropped=tuple(file.digest for file in self._delivery.dropped),
             unproven=len(self._unproven),
             mended={volumes[position].name: places for position, places in media.mended.ranges.items()},
         )
+
+    def _is_away(self, position: int, ranges: Container[int]) -> bool:
+        """Return whether a volume is missing: taken away, or nowhere, and not even had in parts by a rescue."""
+        volume = self._media.volumes[position]
+        if volume.copies:
+            return not volume.is_there
+        return position not in self._media.refused and position not in ranges
 
 
 def _cost(plan: Plan) -> int:
