@@ -81,8 +81,10 @@ EXITS: Final = {
     21: ("busy", "Another airpack works on this site or workspace. Run the command again later."),
     30: (
         "partial",
-        "Volumes are missing, or damaged; the message says which. Bring them, and run the command again: "
-        "an import has kept what it read.",
+        (
+            "Volumes are missing, or damaged; the message says which. Bring them, and run the command again: "
+            "an import has kept what it read."
+        ),
     ),
     130: ("cancelled", "Stopped by the user. Run the command again: it goes on where it can."),
 }

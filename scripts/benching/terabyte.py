@@ -15,6 +15,7 @@ from airpack.formats.package import PAYLOAD_TYPE, FileInfo, PackageManifest, Vol
 from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, emit_table, parse_table
 from airpack.ops import build
 from airpack.ops.inputs import Component, Inputs
+from airpack.ops.places import Place
 from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Workspace
 from airpack.policy.admission import Steps, admit
@@ -62,7 +63,8 @@ def plan_package(folder: Path) -> Package:
     volumes = tuple(_volumes(sources, tables))
     keys = workspace.private_keys(build._SIGNERS, lambda: None)  # noqa: SLF001, a build without its bytes
     spec = packspec.parse(SPEC, "spec.toml")
-    inputs = Inputs([Component(spec.models[0], tuple(sources), ("safetensors",) * len(sources))])
+    places = tuple(Place(folder / source.path) for source in sources)
+    inputs = Inputs([Component(spec.models[0], tuple(sources), ("safetensors",) * len(sources), places=places)])
     run = build._Build(workspace, spec, Digest.of(SPEC), inputs, keys, now, Silent())  # noqa: SLF001, likewise
     digests = [_digest(number) for number in range(len(sources))]
     docs = run._documents(digests)  # noqa: SLF001, likewise

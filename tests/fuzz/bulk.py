@@ -114,6 +114,27 @@ def logs(size: int, first: Record) -> dict[str, bytes]:
     return {"records": b"\0" + b"\n".join([*lines, b""])}
 
 
+def models(size: int) -> dict[str, bytes]:
+    """Return model files of as many tensors, or tensors without a use, as there is room for."""
+    entry = b'"%06x":{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}'
+    entries = b",".join(entry % (number, number, number + 1) for number in range(size // 80))
+    info = struct.Struct("<Q2sIIQ")
+    infos = b"".join(info.pack(2, b"ab", 0, 24, number * 32) for number in range(size // 64))
+    key = struct.pack("<QIIQ", 0, 9, 8, (size - 40) // 8)
+    tensor = b"\x08\x01\x10\x02\x42\x02ab\x4a\x01x"
+    initializers = (b"\x2a" + bytes([len(tensor) + 5]) + tensor + b"\x4a\x03xyz") * (size // (len(tensor) + 10))
+    length = len(initializers)
+    varint = bytes(length >> shift & 127 | 128 for shift in (0, 7, 14)) + bytes([length >> 21])
+    safetensors = b"{" + entries + b"}"
+    return {
+        "safetensors": len(safetensors).to_bytes(8, "little") + safetensors + bytes(size // 80),
+        "gguf": b"GGUF" + struct.pack("<IQQ", 3, size // 64, 0) + infos + bytes(size // 2),
+        "words": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + bytes(size - 48),
+        "onnx": b"\x08\x08\x3a" + varint + initializers,
+        "fields": b"\x3a" + varint + b"\x2a\x00" * (length // 2),
+    }
+
+
 def wheels(size: int) -> dict[str, bytes]:
     """Return wheels of many empty files, and of one that unpacks to much."""
     info = "demo-1.0.dist-info"

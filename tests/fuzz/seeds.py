@@ -22,6 +22,7 @@ from tests.fuzz.mutate import PREFIX, record
 from tests.fuzz.targets import ECDSA
 
 from airpack.evidence import export
+from airpack.evidence.acknowledged import Acknowledged, Holding
 from airpack.evidence.archive import write_archive
 from airpack.evidence.audit import AuditorState
 from airpack.evidence.merkle import Frontier, leaf_hash
@@ -42,6 +43,7 @@ from airpack.formats.statement import (
 )
 from airpack.formats.trust import Revocations
 from airpack.formats.volume import Codec, Entry, emit_table
+from airpack.ops.places import Place, Placed, Places
 from airpack.ops.workspace import Built
 from airpack.transport import codec
 from airpack.types import Descriptor, Digest
@@ -346,7 +348,11 @@ def evidence() -> Seeds:
     yield "papers", "manifest", emit(manifest).replace(b'"@size', b'1,"x').replace(b"@digest", b"x")
     listed = export.Manifest(forge.SITE_ID, 1, 0, 0, len(lines), forge.NOW, (export.BundleFile("a", 1, forge.WEIGHTS),))
     yield "papers", "listed", listed.emit()
-    yield "papers", "state", AuditorState(forge.ORIGIN, forge.WEIGHTS, 7, forge.WEIGHTS.raw, 1).emit()
+    state = AuditorState(forge.ORIGIN, forge.WEIGHTS, 7, forge.WEIGHTS.raw, 1)
+    yield "papers", "state", state.emit()
+    yield "papers", "acknowledged", Acknowledged(state, (Holding("tool@1.0.0", forge.WEIGHTS, 2),)).emit()
+    placed = Placed(FileInfo(forge.WEIGHTS, 70000), Place(Path("/desk/w"), "a/w"))
+    yield "papers", "places", Places.of(forge.CHECK, [placed]).emit(Path("/desk"))
     yield "papers", "built", Built("tool", "1.0.0", 1, forge.WEIGHTS, (forge.CHECK,), "2031-01-01T00:00:00Z").emit()
     yield "papers", "probe", _RESULT
 
@@ -383,6 +389,8 @@ def files() -> Seeds:
     }
     for name, data in made.items():
         yield "identify", name, data
+    for name, data in _models().items():
+        yield "tensors", name, data
     arrays = {"input/x": np.zeros((2, 3), "<f4"), "expected/y": np.ones((2,), "<i8")}
     for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         members = {f"{name}.npy": _array(array) for name, array in arrays.items()}
@@ -427,6 +435,41 @@ def _zip(members: Mapping[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
             member.compress_type, member.external_attr = kind, 0o644 << 16
             archive.writestr(member, data)
     return out.getvalue()
+
+
+def _models() -> dict[str, bytes]:
+    """Return model files whose headers say what such headers can say."""
+    header = json.dumps(
+        {
+            "__metadata__": {"a": "b"},
+            "w": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]},
+            "v": {"dtype": "I8", "shape": [3], "data_offsets": [8, 11]},
+        }
+    ).encode()
+
+    def text(data: bytes) -> bytes:
+        return struct.pack("<Q", len(data)) + data
+
+    keys = text(b"general.alignment") + struct.pack("<II", 4, 64)
+    keys += text(b"words") + struct.pack("<IIQ", 9, 8, 2) + text(b"a") + text(b"bc")
+    keys += text(b"scores") + struct.pack("<IIQff", 9, 6, 2, 0.5, 1)
+    infos = text(b"w") + struct.pack("<IQQIQ", 2, 2, 3, 1, 0) + text(b"q") + struct.pack("<IQIQ", 1, 32, 8, 64)
+    gguf = b"GGUF" + struct.pack("<IQQ", 3, 2, 3) + keys + infos
+
+    def message(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    weight = b"\x08\x03\x10\x01" + message(8, b"w") + message(9, bytes(12))
+    place = message(13, message(1, b"location") + message(2, b"w.data")) + message(
+        13, message(1, b"length") + b"\x12\x012"
+    )
+    outside = b"\x0a\x01\x03\x10\x0a" + message(8, b"x") + place + b"\x70\x01"
+    constant = message(1, message(2, b"c") + message(5, message(1, b"value") + message(5, weight)))
+    return {
+        "safetensors": len(header).to_bytes(8, "little") + header + bytes(11),
+        "gguf": gguf.ljust(-(-len(gguf) // 64) * 64, b"\0") + bytes(64 + 34),
+        "onnx": b"\x08\x08" + message(7, constant + message(5, weight) + message(5, outside)),
+    }
 
 
 def _wheel() -> dict[str, bytes]:

@@ -5,6 +5,7 @@ anything else that comes out of it is a crash, a broken law (`emit(parse(data)) 
 """
 
 import csv
+import io
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -34,6 +35,7 @@ from airpack.errors import (
 )
 from airpack.evidence import audit as auditor
 from airpack.evidence import export
+from airpack.evidence.acknowledged import Acknowledged
 from airpack.evidence.archive import read_archive, write_archive
 from airpack.evidence.checkpoint import open_checkpoint
 from airpack.evidence.log import EvidenceLog
@@ -43,6 +45,7 @@ from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
 from airpack.facts.licenses import of_metadata
+from airpack.facts.tensors import fit, read_layout
 from airpack.facts.wheel import read_wheel
 from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
@@ -62,6 +65,7 @@ from airpack.ops.contents import COLUMNS, csv_lines, html_pieces
 from airpack.ops.inspect_ import inspect_package
 from airpack.ops.journal import NAME as JOURNAL
 from airpack.ops.journal import read_progress
+from airpack.ops.places import Places
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
 from airpack.ops.verify import fresh_refresh
@@ -660,8 +664,12 @@ def _record(data: bytes) -> None:
     same(len(clip(data.decode("utf-8", "surrogateescape"))) <= 1024, True)
 
 
-@target("evidence.export", "evidence.audit", "ops.workspace", "ops.probes.run")
+@target("evidence.export", "evidence.audit", "evidence.acknowledged", "ops.workspace", "ops.places", "ops.probes.run")
 def _papers(data: bytes) -> None:
+    if held := tried(IntegrityError, Acknowledged.parse, data):
+        same(held.emit(), data)
+    if places := tried(IntegrityError, Places.parse, data, Path("/desk")):
+        same(Places.parse(places.emit(Path("/desk")), Path("/desk")), places)
     if manifest := tried(IntegrityError, export.Manifest.parse, data):
         same(manifest.emit(), data)
     if frontier := tried(IntegrityError, export.parse_frontier, data):
@@ -747,6 +755,15 @@ def _identify(data: bytes) -> None:
     for size in (len(data), len(data) + (1 << 30)):
         found = identify("file", data[: 64 << 10], size)
         canonical.emit({"name": found.name, "detail": found.detail, "reason": found.reason})
+
+
+@target("facts.tensors", mutate=mutate.raw, bulk=large.models)
+def _tensors(data: bytes) -> None:
+    for name in ("safetensors", "gguf", "onnx"):
+        layout = read_layout(name, io.BytesIO(data), len(data))
+        same(fit(layout.tensors, len(data)), layout.tensors)
+        for tensors in layout.external.values():
+            fit(tensors, len(data))
 
 
 @target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=large.wheels)

@@ -53,7 +53,7 @@ def write(folder: Path, tensors: dict[str, bytes], version: str) -> Path:
     (folder / "tool").mkdir()
     chance = random.Random("engine")
     engine = b"".join(struct.pack("<IIQ", 7, chance.randrange(1 << 16), number) for number in range(20_000))
-    (folder / "tool/engine.bin").write_bytes(engine.replace(b"\x07\x00", version[:2].encode(), 40))
+    (folder / "tool/engine.bin").write_bytes(engine.replace(b"\x07\x00", version[1:].encode(), 40))
     (folder / "tool/again.bin").write_bytes(engine[:100_000])
     (folder / "pack.toml").write_text(
         f'[release]\nproduct = "second"\nversion = "{version}"\n'

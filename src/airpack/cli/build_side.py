@@ -1,4 +1,4 @@
-"""Commands of the connected side: init, build, write, publish, releases."""
+"""Commands of the connected side: init, build, write, publish, releases, receipt."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ from airpack.cli.options import json_option, now, progress_option, workspace_opt
 from airpack.errors import InputError, StorageError
 
 if TYPE_CHECKING:
+    from airpack.ops.build import Way
     from airpack.ops.workspace import Passphrase
 
 _SECRET_FILE = "AIRPACK_KEY_PASSPHRASE_FILE"  # noqa: S105, names the file, holds no secret
@@ -105,7 +106,15 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     help="Without SPEC: copy what an import's report asks for from the package in --from.",
 )
 @click.option("--from", "source", type=click.Path(path_type=Path), help="With --repair: the package, as it was built.")
-@click.option("--dry-run", is_flag=True, help="Find and check the inputs, write nothing.")
+@click.option(
+    "--base",
+    "bases",
+    multiple=True,
+    metavar="REF|site:NAME",
+    help="A release that the sites hold: only what they lack is packed. May be given several times.",
+)
+@click.option("--keep", is_flag=True, help="Copy the large files into the workspace, for later releases to build on.")
+@click.option("--dry-run", is_flag=True, help="Say what packages would come to, write nothing.")
 @workspace_option
 @progress_option
 @json_option
@@ -114,6 +123,8 @@ def build(
     out: Path,
     form: str,
     volume_size: str,
+    bases: tuple[str, ...],
+    keep: bool,
     parity: int,
     repair: Path | None,
     source: Path | None,
@@ -144,10 +155,13 @@ def build(
         now=now(),
         volume_size=parse_volume_size(volume_size),
         parity=parity,
+        bases=bases,
+        keep=keep,
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
     lines = [f"would pack   {result.product}@{result.version}: {result.files} files, {output.size(result.bytes_raw)}"]
+    lines += [line for way in result.ways for line in _way(way)]
     if result.built is not None:
         share = result.bytes_packed / result.bytes_raw if result.bytes_raw else 1.0
         again = " (built before: same release, same signatures)" if result.repeated else ""
@@ -157,10 +171,29 @@ def build(
             f"sequence     {result.built.sequence}",
             f"files        {result.files}, {output.size(result.bytes_raw)}",
             f"written      {output.size(result.bytes_packed)} ({share:.0%}) in {result.out}",
+            *(f"builds on    {base.name}, which a site must hold" for base in result.bases),
             *(f"head         {path.name}" for path in [result.head] if path),
             *(f"volume       {path.name}" for path in result.volumes),
         ]
     output.show(result.document(), lines, as_json=as_json)
+
+
+def _way(way: "Way") -> list[str]:
+    """Return what a dry run says of one package."""
+    found = way.forecast
+    how = "every frame coded" if found.is_exact else f"an estimate, {found.coded} of {found.frames} frames coded"
+    name = f"on {' + '.join(way.bases)}" if way.bases else "alone"
+    lines = [f"{name}: {output.size(found.bytes)} ({how})"]
+    if way.tally is not None:
+        tally = way.tally
+        lines += [
+            f"  left out   {tally.reused_files} files, {output.size(tally.reused)}",
+            f"  the same   {tally.same_tensors} tensors, {output.size(tally.same)}",
+            f"  like it    {tally.like_tensors} tensors, {output.size(tally.like)}",
+            f"  patches    {tally.patched_files} files, {output.size(tally.patched)}",
+            f"  the rest   {output.size(tally.rest)}",
+        ]
+    return lines
 
 
 def _chunks(count: int) -> str:
@@ -230,6 +263,47 @@ def releases(workspace: Path | None, as_json: bool) -> None:
     output.show(document, output.table(rows) if built else ["no releases yet"], as_json=as_json)
 
 
+@click.group()
+def receipt() -> None:
+    """What sites have acknowledged, as base of the next delta."""
+
+
+@receipt.command("trust")
+@click.argument("name")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The site's public key, SITE/evidence/site.pub, brought by a way that you trust.",
+)
+@workspace_option
+@json_option
+def receipt_trust(name: str, key: Path, workspace: Path | None, as_json: bool) -> None:
+    """Pin the key of a site under NAME."""
+    from airpack.ops.acknowledge import trust_site
+    from airpack.ops.workspace import Workspace
+
+    site = trust_site(Workspace.find(workspace, Path.cwd()), name, key)
+    output.show(site.document(), [f"pinned {site.name}", f"key    {site.key.fingerprint}"], as_json=as_json)
+
+
+@receipt.command("add")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@workspace_option
+@json_option
+def receipt_add(bundle: Path, workspace: Path | None, as_json: bool) -> None:
+    """Audit the evidence export BUNDLE, and take from it which releases its site holds."""
+    from airpack.ops.acknowledge import add_receipts
+    from airpack.ops.workspace import Workspace
+
+    site = add_receipts(Workspace.find(workspace, Path.cwd()), bundle)
+    assert site.held is not None
+    rows = [(each.name, str(each.release)) for each in site.held.holdings]
+    lines = [f"added export {site.held.state.export} of {site.name}: {site.held.state.size} records"]
+    lines += output.table([("HOLDS", "DIGEST"), *rows]) if rows else ["it holds no release"]
+    output.show(site.document(), lines, as_json=as_json)
+
+
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
@@ -294,4 +368,4 @@ _READ_BACK = {
     "no": "  not read back",
 }
 
-COMMANDS = (init, build, write, publish, releases)
+COMMANDS = (init, build, write, publish, releases, receipt)

@@ -21,13 +21,13 @@ from airpack.types import Digest, Limits
 
 PAYLOAD_TYPE: Final = "application/vnd.airpack.package.v1+json"
 SCHEMA: Final = "airpack.package/1"
+BASES: Final = 16  # releases that a package may build on
 GROUP: Final = 256  # volumes in one group, parity volumes too: what Reed-Solomon over bytes allows
 
 _WHAT = "package manifest"
 _PRODUCT = re.compile(r"(?=.{2,63}\Z)[a-z0-9]+(?:[._-][a-z0-9]+)*\Z")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}\Z")
 _VOLUME = re.compile(r"[a-z0-9._-]{1,100}\.airvol\Z")
-_MOST_BASES = 16
 _NUMBERS = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 
 
@@ -230,7 +230,7 @@ class PackageManifest:
             needs_airpack=_matching(fields, "needs_airpack", _NUMBERS),
             files=tuple(_parse_file(item) for item in fields.tables("files", most=Limits.FILES)),
             volumes=volumes,
-            bases=tuple(_parse_base(item) for item in fields.tables("bases", most=_MOST_BASES)),
+            bases=tuple(_parse_base(item) for item in fields.tables("bases", most=BASES)),
             parity=_parse_parity(fields, volumes),
         )
         fields.done()

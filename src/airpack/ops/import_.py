@@ -3,6 +3,7 @@
 The order of admission stands in policy.admission. Whatever is refused, is refused with a record in the log and nothing
 visible changed. From the intent on:
 
+    bases (held, and hashed where they lie)
     volumes → quarantine (each chunk hashed before it is decoded, each file hashed and synced)
             → facts read again from the quarantined bytes
             → store (rename, folder synced) → one catalog transaction → receipt → result on record
@@ -11,7 +12,7 @@ A kill anywhere leaves a quarantine, and so does a medium that lacks something: 
 whichever media, goes on from there and reads only the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ from airpack.crypto import signing
 from airpack.errors import AirpackError, RollbackError, StorageError
 from airpack.evidence.records import Event, Outcome, Subject, clip
 from airpack.facts.identify import HEAD, identify
+from airpack.formats.package import PackageManifest
 from airpack.formats.release import Release
 from airpack.formats.statement import PREDICATE_VSA, Resource, Statement, vsa
 from airpack.formats.times import emit_time
 from airpack.ops.generations import renew_damaged
+from airpack.ops.held import held_bases
 from airpack.ops.host import check_host
 from airpack.ops.incomplete import incomplete, settle
 from airpack.ops.journal import read_progress
@@ -41,7 +44,7 @@ from airpack.ops.trust import site_refresh
 from airpack.policy import lifecycle
 from airpack.policy.admission import Admitted, Steps, admit, check_formats, documents
 from airpack.transport.outcome import refuse_missing
-from airpack.transport.reader import open_media
+from airpack.transport.reader import Bases, open_media
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent, State
 
@@ -134,6 +137,7 @@ class _Import:
         self._needed = 0
         self._held: ReleaseRow | None = None
         self._media: Media | None = None
+        self._bases: Bases | None = None
 
     def admit(self) -> Admitted:
         """Steps 1 to 9 of admission; then which volumes there are."""
@@ -147,6 +151,11 @@ class _Import:
             self._check_sequence(admitted)
         with self._steps.step("compatibility"):
             check_host(admitted.release)
+        sizes = {file.digest: file.size for file in admitted.release.files}
+        self._missing = self._site.store.missing(sizes.items())
+        if admitted.manifest.bases and self._missing:
+            with self._steps.step("bases"):
+                self._open_bases(admitted.manifest, sizes.keys() - set(self._missing))
         with self._steps.step("space"):
             self._check_space(admitted)
         with self._steps.step("volumes"):
@@ -158,7 +167,7 @@ class _Import:
         manifest, digest = admitted.manifest, admitted.manifest_digest
         media = open_media(manifest, digest, self._presented.folders)
         self._stack.callback(media.close)
-        if self._missing or not media.is_empty:
+        if self._missing or self._held is None or not media.is_empty:
             self._media = media
         if self._missing and self._dry_run:
             read = read_progress(quarantine_of(self._site, digest), manifest, digest)
@@ -184,9 +193,13 @@ class _Import:
                     hint="ask the build side why it released two things under one name",
                 )
 
+    def _open_bases(self, manifest: PackageManifest, held: Collection[Digest]) -> None:
+        """Find what the package builds on; files of the release that are held were hashed just now."""
+        bases = self._stack.enter_context(held_bases(self._site.store, manifest, checked=held, reporter=self._reporter))
+        self._bases = bases.read
+
     def _check_space(self, admitted: Admitted) -> None:
         sizes = {file.digest: file.size for file in admitted.release.files}
-        self._missing = self._site.store.missing(sizes.items())
         self._needed = sum(sizes[digest] for digest in self._missing)
         copies = sum(file.size for file in admitted.release.files if file.executable) if self._missing else 0
         wanted = self._needed + copies + int(_SPARE_SHARE * self._needed) + (_SPARE if self._missing else 0)
@@ -265,8 +278,14 @@ class _Import:
         return write_receipt(self._site, self._held)
 
     def _commit(self, admitted: Admitted, media: Media) -> ReleaseRow:
-        reporter = ByPath(self._reporter, admitted.release)
-        fetched = fetch(self._site, media, admitted.manifest_digest, wanted=set(self._missing), reporter=reporter)
+        fetched = fetch(
+            self._site,
+            media,
+            admitted.manifest_digest,
+            wanted=set(self._missing),
+            bases=self._bases,
+            reporter=ByPath(self._reporter, admitted.release),
+        )
         say_mended(media, self._reporter)
         if not fetched.outcome.is_whole:
             raise incomplete(self._site, admitted.manifest, admitted.manifest_digest, fetched.outcome)

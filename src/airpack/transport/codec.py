@@ -27,6 +27,7 @@ _MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878 section 3.1.1; skippable frames have ot
 _WORTH = 985  # stored bytes for 1000 raw ones; above, raw is better
 _SAMPLE = 4 << 10  # bytes that an estimate looks at
 _STEP = 67 << 10  # bytes between samples: with no power of two, not always at the same place of whatever repeats
+_SHORT = 8 << 20  # bytes of a frame of which samples are too few
 _LOCAL = threading.local()  # zstandard's contexts serve one thread at a time
 
 
@@ -84,7 +85,7 @@ def encode(raw: Buffer, kind: Kind) -> tuple[Codec, Buffer]:
     codec, _ = _CODECS[_fitting(raw, kind)]
     if kind is not Kind.SOLID:
         return _better(codec, _pack(codec, raw), raw)
-    if _is_poor(estimate(raw), raw):
+    if len(raw) > _SHORT and _is_poor(estimate(raw), raw):
         return Codec.RAW, raw  # to find it out in full would take as much memory again
     return _better(codec, _compress(raw, _Effort.LONG), raw)
 

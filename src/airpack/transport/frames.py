@@ -11,7 +11,7 @@ from airpack.transport.damage import Finding, Kind
 from airpack.transport.plan import Piece
 from airpack.transport.volumes import Media
 
-Bases = Callable[[int, int, int], bytes]
+Bases = Callable[[int, int, int], bytes | bytearray]
 """Returns bytes of a base file: its number in the manifest from 1, offset and length in bytes."""
 
 
@@ -33,7 +33,8 @@ class Plan:
     def cost(self) -> int:
         """Bytes that it and what becomes of it occupy, about."""
         frame = self.frame
-        base = PREFIX if frame.codec is Codec.PATCH else frame.size if frame.codec.has_base else 0
+        # A prefix lies there twice: as read, and as the decoder has it.
+        base = 2 * PREFIX if frame.codec is Codec.PATCH else frame.size if frame.codec.has_base else 0
         return frame.stored + frame.size + base
 
 
@@ -123,14 +124,14 @@ class Decoder:
         except IntegrityError as error:
             raise wrong(self._media, plan.position, f"is not what the table says: {error}", *frame.chunks) from error
 
-    def _range(self, frame: Frame) -> bytes:
+    def _range(self, frame: Frame) -> bytes | bytearray:
         """Return a frame of which nothing is stored."""
         data = self._base(frame)
         if data is None or hashlib.sha256(data).digest() != frame.chunks[0].digest:
             raise IntegrityError("the range of the base file has another digest")
         return data
 
-    def _base(self, frame: Frame) -> bytes | None:
+    def _base(self, frame: Frame) -> bytes | bytearray | None:
         """Return the bytes of the base file that a frame builds on."""
         if self._bases is None or not frame.codec.has_base:
             return None

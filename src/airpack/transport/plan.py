@@ -29,7 +29,9 @@ SMALLEST_VOLUME: Final = 2 << 20  # bytes: the smallest table and one chunk alwa
 _SMALL = 64 << 10  # bytes of a span that shares its frame
 _CRUMB = 1 << 10  # bytes between tensors that any frame takes along
 _FEWEST_SLOTS = 64
-_SPARE_SLOTS = 4  # times the slots that a volume needs without compression: frames that come to a quarter still fill it
+SPARE_SLOTS: Final = (
+    4  # times the slots that a volume needs without compression: frames that come to a quarter still fill it
+)
 _MOST_SLOTS = 1 << 18  # a table of 16 MiB, so that memory stays bounded whatever the size of a volume
 _KINDS: Final = {"bf16": Kind.BF16, "fp16": Kind.FP16, "fp32": Kind.FP32}
 
@@ -166,15 +168,16 @@ def solid_size(volume_size: int) -> int:
     return min(SOLID, max(FRAME, volume_size // 4 // FRAME * FRAME))
 
 
-def count_slots(chunks_left: int, bytes_left: int, volume_size: int) -> int:
+def count_slots(chunks_left: int, bytes_left: int, volume_size: int, spare: int = SPARE_SLOTS) -> int:
     """Return how many table entries to reserve in a new volume.
 
     Args:
         chunks_left: Upper bound of the chunks still to be written.
         bytes_left: Bytes of the stream in them.
         volume_size: Largest length of the volume file in bytes, at least `SMALLEST_VOLUME`.
+        spare: Slots for each that the volume needs without compression.
     """
-    likely = _SPARE_SLOTS * chunks_left * volume_size // bytes_left
+    likely = spare * chunks_left * volume_size // bytes_left
     most = min(volume_size // (4 * ENTRY), _MOST_SLOTS)
     return min(max(likely, _FEWEST_SLOTS), most, chunks_left)
 

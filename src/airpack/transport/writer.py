@@ -46,12 +46,14 @@ class _Packed:
         data: Its bytes.
         size: Its length before coding, in bytes.
         path: The file to name in progress.
+        spared: Bytes, about, that it takes less than without its base.
     """
 
     entries: bytes
     data: Buffer
     size: int
     path: str
+    spared: int
 
 
 class PackWriter:
@@ -69,6 +71,9 @@ class PackWriter:
         parity_volumes: Parity volumes for each group of volumes, from 0 to 128.
         workers: Threads that encode, at least 1.
         reporter: Receives progress in raw bytes.
+
+    Attributes:
+        spared: Bytes, about, that frames take less than without bases.
 
     Raises:
         InputError: A bad name, size or number, or volumes of this name exist already.
@@ -93,7 +98,9 @@ class PackWriter:
             self._volume_size = parity.largest_data(volume_size)
             self._parity = parity.ParityWriter(out, name, parity_volumes, workers=workers, reporter=reporter)
         self._files: tuple[FileInfo, ...] = ()
+        self.spared = 0
         self._chunks_left = self._bytes_left = 0
+        self._spare_slots = plan.SPARE_SLOTS
         self._is_packed = self._is_sealed = False
         self._stack = ExitStack()
 
@@ -200,6 +207,7 @@ class PackWriter:
         if not self._volumes or not self._volumes[-1].has_room(frame, self._volume_size):
             self._next_volume()
         self._volumes[-1].append(frame)
+        self.spared += frame.spared
         self._chunks_left -= len(frame.entries) // ENTRY
         self._bytes_left -= frame.size
         self._reporter.advance(frame.size, frame.path, self._volumes[-1].path.name)
@@ -207,13 +215,15 @@ class PackWriter:
     def _next_volume(self) -> None:
         if self._volumes:
             self._volumes[-1].finish()
+            if self._volumes[-1].info.size < self._volume_size // 2:
+                self._spare_slots *= 4  # a delta of which next to nothing is stored
         number = len(self._volumes) + 1
         if number > Limits.VOLUMES:
             raise InputError(
                 f"the package needs more than {Limits.VOLUMES} volumes of {self._volume_size} bytes",
                 hint="use a larger --volume-size",
             )
-        slots = plan.count_slots(self._chunks_left, self._bytes_left, self._volume_size)
+        slots = plan.count_slots(self._chunks_left, self._bytes_left, self._volume_size, self._spare_slots)
         file = self._stack.enter_context(NewFile(self._out / volume_name(self._name, number)))
         self._volumes.append(_Volume(file, slots))
 
@@ -268,7 +278,7 @@ class _Volume:
 
 
 def _encode(frame: Frame) -> _Packed:
-    kind, stored = smallest(frame)
+    kind, stored, spared = smallest(frame)
     view = memoryview(stored)
     parts = [view[at : at + Limits.CHUNK] for at in range(0, len(view), Limits.CHUNK)] or [view]
     place = frame.span.base if kind.has_base else None
@@ -277,20 +287,24 @@ def _encode(frame: Frame) -> _Packed:
         digest = hashlib.sha256(frame.data if kind is Codec.BASE else part).digest()
         base = (place.file, place.offset) if place else (0, 0)
         entries += Entry(digest, frame.offset, len(part), frame.span.size, kind, number, len(parts), *base).emit()
-    return _Packed(bytes(entries), stored, frame.span.size, frame.path)
+    return _Packed(bytes(entries), stored, frame.span.size, frame.path, spared)
 
 
-def smallest(frame: Frame) -> tuple[Codec, Buffer]:
-    """Return the codec and the stored bytes of a frame: with its base or without, whichever is less."""
+def smallest(frame: Frame) -> tuple[Codec, Buffer, int]:
+    """Return the codec and the stored bytes of a frame, with its base or without, whichever is less.
+
+    The third value is by how many bytes, about, that is less than without its base.
+    """
     if frame.span.base is None:
-        return codec.encode(frame.data, frame.span.kind)
+        return *codec.encode(frame.data, frame.span.kind), 0
     if frame.span.is_patch:
-        best = codec.encode_patch(frame.data, frame.base)
+        based = codec.encode_patch(frame.data, frame.base)
     else:
-        best = codec.encode_delta(frame.data, frame.base, frame.span.kind)
-    if best[0] is Codec.BASE:
-        return best
-    return min(codec.encode(frame.data, frame.span.kind), best, key=lambda way: len(way[1]))
+        based = codec.encode_delta(frame.data, frame.base, frame.span.kind)
+    if based[0] is Codec.BASE:
+        return *based, codec.estimate(frame.data)
+    alone = codec.encode(frame.data, frame.span.kind)
+    return *min(alone, based, key=lambda way: len(way[1])), max(0, len(alone[1]) - len(based[1]))
 
 
 def _refuse_late_twins(infos: Sequence[FileInfo], files: Sequence[File]) -> None:

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.helper
 import pytest
+import safetensors.numpy
+from tests.fuzz.seeds import CORPUS
 
 from airpack.errors import AirpackError, IncompatibleError, InputError
 from airpack.formats import packspec
 from airpack.ops.inputs import Inputs, gather
-from airpack.types import Digest
+from airpack.types import Digest, Tensor
 
 MODEL = '[release]\nproduct = "encoder"\nversion = "1.0.0"\n[[model]]\nname = "m"\npath = "model"\n'
 RUNTIME = '[[runtime]]\nname = "r"\nkind = "{kind}"\npath = "runtime"\nplatform = "linux/amd64"\n'
@@ -55,6 +59,66 @@ def test_files_of_a_runtime_keep_that_they_are_executable_and_web_files_do_not(b
     for kind, executable in (("files", True), ("web", False)):
         inputs = collect(base, MODEL + RUNTIME.format(kind=kind))
         assert [source.executable for source in inputs.sources] == [False, False, executable]
+
+
+def test_files_of_a_runtime_are_solid_and_those_of_a_model_are_not(base: Path) -> None:
+    (base / "runtime").mkdir()
+    (base / "runtime/run").write_bytes(b"#!/bin/sh\n")
+    np.savez(base / "golden.npz", **{"input/x": np.zeros((2, 3)), "expected/y": np.zeros((2, 1))})  # type: ignore[arg-type]
+    inputs = collect(base, MODEL + RUNTIME.format(kind="files") + PROBE)
+    assert [source.solid for source in inputs.sources] == [False, False, True, False]
+
+
+def test_files_of_a_wheel_are_solid(base: Path) -> None:
+    (base / "runtime").mkdir()
+    (base / "runtime/demo-1.0-py3-none-any.whl").write_bytes((CORPUS / "wheel/seed-demo").read_bytes())
+    with ExitStack() as stack:
+        inputs = gather(packspec.parse((MODEL + RUNTIME.format(kind="wheels")).encode(), "spec.toml"), base, stack)
+        assert {source.solid for source in inputs.components[1].sources} == {True}
+
+
+WEIGHTS = np.arange(6, dtype="<f4")
+
+
+def test_weights_come_with_the_bounds_of_their_tensors(base: Path) -> None:
+    data = safetensors.numpy.save({"w": WEIGHTS})
+    (base / "model/deep/m.safetensors").write_bytes(data)
+    text, other, weights = collect(base).sources
+    assert (text.tensors, other.tensors) == ((), ())
+    assert weights.tensors == (Tensor("w", len(data) - 24, len(data), "fp32"),)
+
+
+def onnx_model(location: str, *, offset: int = 8) -> bytes:
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[6], data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in {"location": location, "offset": str(offset), "length": "24"}.items():
+        tensor.external_data.add(key=key, value=value)
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [], [], initializer=[tensor])
+    made: bytes = onnx.helper.make_model(graph, producer_name="test").SerializeToString()
+    return made
+
+
+def test_external_data_of_an_onnx_model_is_bounded_by_what_the_model_says(base: Path) -> None:
+    (base / "model/deep/m.onnx").write_bytes(onnx_model("m.data"))
+    (base / "model/deep/again.onnx").write_bytes(onnx_model("./m.data"))
+    (base / "model/deep/m.data").write_bytes(bytes(8) + WEIGHTS.tobytes())
+    found = {source.path: source.tensors for source in collect(base).sources}
+    assert found.pop("deep/m.data") == (Tensor("w", 8, 32, "fp32"),)
+    assert set(found.values()) == {()}
+
+
+@pytest.mark.parametrize("location", ["../m.data", "/m.data", "M.DATA", "deep/m.data"])
+def test_external_data_that_is_elsewhere_bounds_nothing(base: Path, location: str) -> None:
+    (base / "model/deep/m.onnx").write_bytes(onnx_model(location))
+    (base / "model/deep/m.data").write_bytes(bytes(32))
+    assert {source.tensors for source in collect(base).sources} == {()}
+
+
+def test_external_data_that_two_models_see_differently_bounds_nothing(base: Path) -> None:
+    (base / "model/a.onnx").write_bytes(onnx_model("m.data"))
+    (base / "model/b.onnx").write_bytes(onnx_model("m.data", offset=4))
+    (base / "model/m.data").write_bytes(bytes(32))
+    assert {source.tensors for source in collect(base).sources} == {()}
 
 
 def test_golden_arrays_come_last_under_a_name_of_their_own(base: Path) -> None:
