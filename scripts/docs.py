@@ -79,7 +79,11 @@ EXITS: Final = {
     ),
     20: ("storage", "Disk or medium: full, read-only, I/O error. Run the command again once that is put right."),
     21: ("busy", "Another airpack works on this site or workspace. Run the command again later."),
-    30: ("partial", "Volumes are missing; the message names all of them. Bring them, and run the command again."),
+    30: (
+        "partial",
+        "Volumes are missing, or damaged; the message says which. Bring them, and run the command again: "
+        "an import has kept what it read.",
+    ),
     130: ("cancelled", "Stopped by the user. Run the command again: it goes on where it can."),
 }
 

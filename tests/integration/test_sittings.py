@@ -131,6 +131,22 @@ def test_people_are_told_what_is_still_needed(scene: Scene, airpack: Callable[..
     assert "what was read is kept" in said.err
 
 
+def test_what_will_be_written_is_said_to_the_byte_before_anything_is_read(
+    scene: Scene, airpack: Callable[..., Any]
+) -> None:
+    def said(medium: Path, expect: int) -> int:
+        err = airpack("import", medium, "--site", scene.site.folder, expect=expect).err
+        return int(err.partition("airpack: note: ")[2].partition(" bytes will be written")[0] or 0)
+
+    whole = scene.site.run("import", scene.medium, "--dry-run").json["bytes_needed"]
+    assert said(scene.stick(1), 30) == whole
+    first = said(scene.stick(2), 30)
+    assert 0 < said(scene.stick(4), 30) < first < whole
+    assert said(scene.stick(3), 0) > 0
+    stored = [path for path in (scene.site.folder / "store").rglob("?" * 64) if path.stat().st_size]
+    assert sum(path.stat().st_size for path in stored) > whole
+
+
 def test_a_dry_run_counts_what_is_here_already(scene: Scene) -> None:
     stick = scene.stick(1, 2)
     assert scene.site.run("import", stick, "--dry-run", expect=30).json["error"]["context"]["missing"] == scene.names(

@@ -36,7 +36,7 @@ from airpack.ops.incomplete import incomplete, settle
 from airpack.ops.journal import read_progress
 from airpack.ops.medium import Presented, find_package, say_mended
 from airpack.ops.naming import ByPath
-from airpack.ops.quarantine import fetch, quarantine_of, size_of
+from airpack.ops.quarantine import fetch, kept_bytes, quarantine_of, size_of
 from airpack.ops.receipts import write_receipt
 from airpack.ops.recover import exclusive
 from airpack.ops.site import Site, recorded
@@ -236,7 +236,7 @@ class _Import:
         if self._dry_run or self._media is None:
             receipt = self._repeat(admitted, ignored) if not self._dry_run else None
             return Imported(self._held, admitted.name, admitted.release.digest, receipt, whole, self._needed, ignored)
-        self._reporter.note(f"{self._needed} bytes will be written to {self._site.root}")
+        self._say_needed(admitted)
         corr = self._site.log.intent(
             Event.IMPORT,
             subject=self._subject,
@@ -259,6 +259,13 @@ class _Import:
         receipt = write_receipt(self._site, row)
         self._site.log.result(corr, Outcome.DONE, subject=self._subject, data={"receipt": str(Digest.of(row.receipt))})
         return Imported(row, admitted.name, row.digest, receipt, whole, self._needed, ignored)
+
+    def _say_needed(self, admitted: Admitted) -> None:
+        """Say how many bytes will be written, before any is read."""
+        manifest, digest = admitted.manifest, admitted.manifest_digest
+        left = self._needed - kept_bytes(self._site, manifest, digest, set(self._missing))
+        if left:
+            self._reporter.note(f"{left} bytes will be written to {self._site.root}")
 
     def _repeat(self, admitted: Admitted, ignored: tuple[str, ...]) -> Path:
         assert self._held is not None

@@ -18,7 +18,7 @@ from typing import Final, Self
 from airpack import fsops
 from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.volume import Frame
-from airpack.ops.journal import NAME, Journal, merge, touches
+from airpack.ops.journal import NAME, Journal, merge, read_progress, touches
 from airpack.ops.site import Site
 from airpack.store.blobs import hash_file
 from airpack.transport.outcome import Outcome
@@ -55,6 +55,13 @@ def quarantine_of(site: Site, manifest_digest: Digest) -> Path:
 def size_of(folder: Path) -> int:
     """Return the bytes on disk of the files in `folder`, 0 where there is none."""
     return sum(path.lstat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def kept_bytes(site: Site, manifest: PackageManifest, manifest_digest: Digest, wanted: set[Digest]) -> int:
+    """Return how many bytes of the wanted files earlier runs left in the quarantine, as far as their journal tells."""
+    covered = merge(list(read_progress(quarantine_of(site, manifest_digest), manifest, manifest_digest).spans()))
+    spans = _spans(manifest, wanted).values()
+    return sum(max(0, min(stop, last) - max(start, first)) for first, last in spans for start, stop in covered)
 
 
 def fetch(

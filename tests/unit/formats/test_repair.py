@@ -77,6 +77,14 @@ def test_whatever_else_is_refused(data: bytes, message: str) -> None:
         RepairReport.parse(data)
 
 
+def test_the_example_of_the_specification_is_a_report() -> None:
+    text = (Path(__file__).parents[3] / "docs/spec/package.md").read_text()
+    (line,) = [line for line in text.splitlines() if '"schema":"airpack.repair/1"' in line]
+    report = RepairReport.parse(line.encode())
+    assert report.volumes == (Needed("hello-1.0.0001.airvol", ((192, 12),)),)
+    assert report.emit() == line.encode()
+
+
 def test_all_reports_together_are_bounded() -> None:
     half = [[2 * at, 1] for at in range(60_000)]
     with pytest.raises(IntegrityError, match="more than 100000 ranges"):
