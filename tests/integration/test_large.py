@@ -1,4 +1,4 @@
-"""A package of more than 32 bits everywhere: file, volume, offsets. Slow, and takes 30 GiB: `./scripts/test -m slow`."""
+"""A package of more than 32 bits everywhere: file, volume, offsets. `./scripts/test -m slow`, and 35 GiB of disk."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ HOLE = 5 << 30
 
 
 def write(folder: Path) -> dict[str, str]:
-    """Write a file of 9 GiB that nothing compresses, each MiB of it alike, and one of 5 GiB of holes; return digests."""
+    """Write 9 GiB that nothing compresses, each MiB alike, and 5 GiB of holes; return their digests."""
     block = random.Random(9).randbytes(MIB)
     header = json.dumps({"w": {"dtype": "I8", "shape": [SIZE], "data_offsets": [0, SIZE]}}).encode()
     start = len(header).to_bytes(8, "little") + header
