@@ -229,8 +229,9 @@ def test_10_one_changed_byte_is_refused_by_file_and_place(story: Story) -> None:
         stream.seek(place)
         stream.write(bytes([byte ^ 1]))
     before = (story.at_site("list"), story.at_site("status")["products"], story.current.readlink())
-    refused = story.at_site("import", medium, expect=10)["error"]
-    assert (refused["code"], refused["exit_code"]) == ("integrity", 10)
+    refused = story.at_site("import", medium, expect=30)["error"]
+    assert (refused["code"], refused["exit_code"]) == ("damaged", 30)
+    assert refused["context"]["waits_for"] == [volume.name]
     assert volume.name in refused["message"]
     context = refused["context"]
     assert context["volume"] == volume.name
@@ -292,5 +293,5 @@ def test_13_every_refusal_and_act_is_on_record_with_intent_before_result(story: 
             assert open_intents.pop(record["corr"]) == record["event"]
     assert open_intents == {}
     refused = [record for record in records if record["event"] == "import" and record["outcome"] == "refused"]
-    assert refused[-1]["reason"] == "integrity"
+    assert refused[-1]["reason"] == "damaged"
     assert story.at_site("fsck")["ok"] is True
