@@ -191,6 +191,35 @@ def test_a_site_whose_base_was_damaged_refuses_before_it_reads(bench: Bench, fir
     site.run("fsck")
 
 
+def test_a_delta_may_come_in_several_sittings(bench: Bench, first: Any, site: Any, tmp_path: Path) -> None:
+    more = {f"new{number}": RANDOM.normal(0, 1, 400_000).astype("f4") for number in range(4)}
+    spec = bench.spec("1.1.0", {**changed(1e-3, "layer1"), **more})
+    delta = bench.build(spec, "--base", "tool@1.0.0", "--volume-size", "2MiB")
+    assert len(delta["volumes"]) > 2
+    site.run("import", Path(first["head"]).parent)
+    for number, path in enumerate(delta["volumes"]):
+        sitting = tmp_path / f"sitting{number}"
+        sitting.mkdir()
+        shutil.copy(delta["head"], sitting)
+        shutil.copy(path, sitting)
+        is_last = path == delta["volumes"][-1]
+        found = site.run("import", sitting, expect=0 if is_last else 30).json
+        assert is_last or found["error"]["context"]["missing"]
+    site.run("fsck")
+
+
+def test_a_delta_repairs_a_site_that_holds_its_base(bench: Bench, first: Any, site: Any) -> None:
+    delta = bench.build(bench.spec("1.1.0", changed(1e-3, "layer1")), "--base", "tool@1.0.0")
+    for built in (first, delta):
+        site.run("import", Path(built["head"]).parent)
+    (file,) = manifest(delta).files
+    blob = site.folder / "store/blobs/sha256" / file.digest.hex[:2] / file.digest.hex
+    blob.unlink()
+    site.run("fsck", expect=10)
+    found = site.run("fsck", "--repair", Path(delta["head"]).parent).json
+    assert found["repair"]["restored"] == [str(file.digest)]
+
+
 def test_a_delta_is_verified_without_a_site(bench: Bench, first: Any, airpack: Callable[..., Any]) -> None:
     delta = bench.build(bench.spec("1.1.0", changed(1e-3, "layer1")), "--base", "tool@1.0.0")
     found = airpack("verify", Path(delta["head"]).parent, "--root", bench.root, "--json").json

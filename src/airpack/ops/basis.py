@@ -20,7 +20,8 @@ from airpack.ops.acknowledge import open_site
 from airpack.ops.inputs import Inputs, bounded
 from airpack.ops.places import Place, Placed
 from airpack.ops.workspace import Built, Workspace
-from airpack.transport.delta import BRING_BACK, Library, New, Old, OldRelease, scan
+from airpack.transport.library import BRING_BACK, Library, Old, OldRelease
+from airpack.transport.marks import New, scan
 from airpack.types import Digest, Reporter, Source, Tensor
 
 _PIECE: Final = 1 << 20  # bytes

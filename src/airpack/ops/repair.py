@@ -19,6 +19,7 @@ they go by.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from airpack.formats.package import PackageManifest
 from airpack.formats.trust import POLICY_TARGET, TrustPolicy
 from airpack.ops.examine import PUBLIC_KEY, Examined, Remedy, look_at_trust, open_log, recorded_identity
 from airpack.ops.generations import renew
+from airpack.ops.held import held_bases
 from airpack.ops.medium import read_head
 from airpack.ops.quarantine import fetch
 from airpack.ops.receipts import check_receipt, write_receipt
@@ -283,8 +285,10 @@ def _take(site: Site, package: _Package, medium: Path, wanted: set[Digest], repo
         site.store.put(package.head.blobs[digest])
     if not files:
         return small
-    with open_media(package.manifest, package.digest, [medium]) as media:
-        fetched = fetch(site, media, package.digest, wanted=files, reporter=reporter)
+    with ExitStack() as stack:
+        bases = stack.enter_context(held_bases(site.store, package.manifest, reporter=reporter))
+        media = stack.enter_context(open_media(package.manifest, package.digest, [medium]))
+        fetched = fetch(site, media, package.digest, wanted=files, bases=bases.read, reporter=reporter)
         site.store.adopt((digest, fetched.folder / digest.hex) for digest in sorted(fetched.files))
         fsops.remove_tree(fetched.folder)
         if not fetched.files:

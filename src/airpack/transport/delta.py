@@ -1,15 +1,16 @@
-"""What sites hold already, and so what a package for them can leave out or build on.
+"""What of a release sites hold already, and so what a package for them can leave out or build on.
 
-    new = scan(sources, sizes, reporter)                # digests of new files, and of the tensors in them
-    old = Olds(releases)                                # what bases hold, hashed where it lies
-    delta = Delta(news, old, ...)                       # what `PackWriter.pack` packs, and with which ranges of bases
+    news = scan(sources, paths, sizes, reporter)     # new files, and what their bytes are known by (`marks`)
+    library = Library(releases, news, reporter)      # files of the bases, hashed where they lie (`library`)
+    delta = Delta(news, library, ...)
+    writer.pack(delta.sources, delta)
 
 In this order, for each new file:
 
 1. a file whose digest a base has is not in the stream at all;
 2. a tensor whose digest a tensor of a base has, in whatever file and by whatever name, becomes frames of nothing;
 3. a tensor with name, type and length of one in a base is coded as the difference to it;
-4. a file without tensors, with the path of one in a base, is coded as a patch to that, where a trial shows that it
+4. a file without tensors, in the place of one in a base, is coded as a patch to that, where a trial shows that it
    becomes smaller so;
 5. everything else is coded as in a package that stands alone.
 
@@ -17,331 +18,33 @@ Except for the first, all of it is advice: for each frame the smallest way is ta
 nothing is stored. A wrong guess costs time and no bytes. Frames are cut as without bases, so that a delta is no larger.
 """
 
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from airpack.errors import IntegrityError, StorageError
-from airpack.formats.package import Base, FileInfo
+from airpack.formats.package import Base
 from airpack.formats.volume import PREFIX
 from airpack.transport import plan
-from airpack.transport.bases import Bases
-from airpack.transport.feed import Feed, File, changed
+from airpack.transport.feed import Feed, File
 from airpack.transport.forecast import coded
+from airpack.transport.library import Counterparts, Library, OldRelease, can_be_patched, digests_of, is_prefix
+from airpack.transport.marks import New, length
 from airpack.transport.plan import Place, Span
 from airpack.transport.planes import Buffer
 from airpack.types import Digest, Reporter, Silent, Source, Tensor
 
-BRING_BACK: Final = (
-    "bring its bytes back where they lay, or build without --base; `airpack build --keep` keeps copies from then on"
-)
-LEAST: Final = 64 << 10  # bytes of a tensor that is looked for by digest, or of a file that is patched
-
-_BLOCK: Final = 1 << 20  # bytes read at once
 _STEP: Final = 16 << 20  # bytes of a large file that share a prefix
 _BEFORE: Final = 8 << 20  # bytes of the base file before them that the prefix begins with
 _LEFT: Final = 100  # bytes of a file of which one would remain, coded well
 _NAMED: Final = 400  # bytes of the head that name a base
 _LISTED: Final = 160  # bytes of the head that list a file of it
 _FRAME: Final = 128  # bytes of a frame beside its content: its entry, and what zstd writes around it
-_NUMBER = re.compile(r"[0-9]+")
-
 _SILENT: Final = Silent()
 
 _Where: TypeAlias = tuple[int, int]  # number of an old file, and an offset in it
 _Key: TypeAlias = tuple[str, str, int]  # name, type and length of a tensor
-
-
-# --- what is new ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What the bytes of a file are known by.
-
-    Attributes:
-        digest: Of the whole file.
-        tensors: The SHA-256 of each tensor that was looked at, by its place among the file's tensors.
-    """
-
-    digest: Digest
-    tensors: Mapping[int, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class New:
-    """A file of the release to be packed.
-
-    Attributes:
-        path: Its path in a generation.
-        source: Its bytes.
-        marks: What they are known by; None where no other file, new or old, has its size, and there are no tensors to
-            look for.
-    """
-
-    path: str
-    source: Source
-    marks: Marks | None
-
-
-def scan(sources: Sequence[Source], paths: Sequence[str], sizes: Collection[int], reporter: Reporter) -> list[New]:
-    """Read the new files that may be in a base, or equal another new one, or whose tensors may be in a base.
-
-    Args:
-        sources: The files of the new release.
-        paths: Their paths in a generation.
-        sizes: The sizes in bytes of all files that bases have.
-        reporter: Receives progress in bytes.
-
-    Raises:
-        IntegrityError: A file is not of its size.
-        StorageError: A file cannot be read.
-    """
-    counts = Counter(source.size for source in sources)
-    alike = {size for size, count in counts.items() if count > 1} | set(sizes)
-    is_read = [_is_looked_at(source, alike) for source in sources]
-    reporter.start("compare", sum(source.size for source, wanted in zip(sources, is_read, strict=True) if wanted))
-    try:
-        return [
-            New(path, source, _new_marks(source, wanted=wanted, reporter=reporter))
-            for path, source, wanted in zip(paths, sources, is_read, strict=True)
-        ]
-    finally:
-        reporter.finish()
-
-
-def _is_looked_at(source: Source, sizes: Collection[int]) -> bool:
-    if any(_length(tensor) >= LEAST for tensor in source.tensors):
-        return True
-    return source.size in sizes  # also where a RECORD gives its digest: what is left out is held against it too
-
-
-def _new_marks(source: Source, *, wanted: bool, reporter: Reporter) -> Marks | None:
-    if not wanted:
-        return Marks(source.digest) if source.digest is not None else None
-    large = [number for number, tensor in enumerate(source.tensors) if _length(tensor) >= LEAST]
-    marks = _mark(_blocks(source, reporter), source.tensors, large)
-    if source.digest not in {None, marks.digest}:
-        raise changed(source, f"expected {source.digest}, found {marks.digest}")
-    return marks
-
-
-def _blocks(source: Source, reporter: Reporter) -> Iterator[bytes]:
-    done = 0
-    try:
-        with source.open() as stream:
-            while block := stream.read(_BLOCK):
-                done += len(block)
-                yield block
-                reporter.advance(len(block), source.path)
-    except OSError as error:
-        raise StorageError(f"cannot read {source.path}: {error.strerror or error}", path=source.path) from error
-    if done != source.size:
-        raise changed(source, f"expected {source.size} bytes, found {done}")
-
-
-def _length(tensor: Tensor) -> int:
-    return tensor.stop - tensor.start
-
-
-def _mark(blocks: Iterable[bytes | bytearray], tensors: Sequence[Tensor], wanted: Sequence[int]) -> Marks:
-    """Return the digests of a file and of some of its tensors, read once; two threads share the work."""
-    whole, parts = hashlib.sha256(), _Parts([(number, tensors[number]) for number in wanted])
-    if not wanted:
-        for block in blocks:
-            whole.update(block)
-        return Marks(Digest.from_raw(whole.digest()))
-    with ThreadPoolExecutor(1) as helper:
-        pending: Future[None] | None = None
-        for block in blocks:
-            if pending is not None:
-                pending.result()
-            pending = helper.submit(whole.update, block)
-            parts.update(block)
-    return Marks(Digest.from_raw(whole.digest()), parts.digests)
-
-
-class _Parts:
-    """Digests of ranges of a file whose bytes pass by."""
-
-    def __init__(self, ranges: Sequence[tuple[int, Tensor]]) -> None:
-        self.digests: dict[int, bytes] = {}
-        self._ranges = iter(ranges)
-        self._at = 0
-        self._current = next(self._ranges, None)
-        self._digest = hashlib.sha256()
-
-    def update(self, block: bytes | bytearray) -> None:
-        view, end = memoryview(block), self._at + len(block)
-        while self._current is not None and self._current[1].start < end:
-            number, tensor = self._current
-            self._digest.update(view[max(0, tensor.start - self._at) : tensor.stop - self._at])
-            if tensor.stop > end:
-                break
-            self.digests[number] = self._digest.digest()
-            self._current, self._digest = next(self._ranges, None), hashlib.sha256()
-        self._at = end
-
-
-# --- what there is ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Old:
-    """A file of a base.
-
-    Attributes:
-        paths: Its paths in a generation; a release may have the same bytes several times.
-        file: Its digest and size.
-        open: Opens it and returns a descriptor; raises an error of airpack where it is gone. None for a file that no
-            frame can build on.
-        tensors: Where tensors lie in it.
-        marks: What its bytes are known by, where they were hashed just now.
-    """
-
-    paths: tuple[str, ...]
-    file: FileInfo
-    open: Callable[[], int] | None = None
-    tensors: tuple[Tensor, ...] = ()
-    marks: Marks | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OldRelease:
-    """A release that sites hold: its digest, its product and version, and its files, each digest once."""
-
-    release: Digest
-    product: str
-    version: str
-    files: tuple[Old, ...]
-
-    @property
-    def name(self) -> str:
-        """`product@version`."""
-        return f"{self.product}@{self.version}"
-
-
-class Library:
-    """Old files that frames may build on, each hashed before anything is made of it.
-
-    Args:
-        releases: The bases, the most likely one first.
-        news: The files of the new release.
-        reporter: Receives progress in bytes.
-
-    Raises:
-        AirpackError: A file that is needed is gone (what its `open` raises), or has changed: `IntegrityError`.
-    """
-
-    def __init__(self, releases: Sequence[OldRelease], news: Sequence[New], reporter: Reporter) -> None:
-        self.releases = releases
-        held = _digests(releases)
-        others = [new for new in news if new.marks is None or new.marks.digest not in held]
-        self.files = _needed(releases, others, {new.marks.digest for new in news if new.marks is not None})
-        self.bases = Bases([old.open for old in self.files if old.open is not None])
-        self.numbers = {old.file.digest: number for number, old in enumerate(self.files, 1)}
-        lengths = {_length(tensor) for new in others for tensor in new.source.tensors if _length(tensor) >= LEAST}
-        self.marks: dict[int, Marks] = {}
-        self._hash(lengths, reporter)
-
-    def close(self) -> None:
-        """Close what is open."""
-        self.bases.close()
-
-    def _hash(self, lengths: Collection[int], reporter: Reporter) -> None:
-        reporter.start("check base", sum(old.file.size for old in self.files if old.marks is None))
-        try:
-            for number, old in enumerate(self.files, 1):
-                self.marks[number] = old.marks or self._hashed(number, old, lengths, reporter)
-        finally:
-            reporter.finish()
-
-    def _hashed(self, number: int, old: Old, lengths: Collection[int], reporter: Reporter) -> Marks:
-        wanted = [place for place, tensor in enumerate(old.tensors) if _length(tensor) in lengths]
-        marks = _mark(self._blocks(number, old, reporter), old.tensors, wanted)
-        if marks.digest != old.file.digest:
-            raise _changed(old, f"expected {old.file.digest}, found {marks.digest}")
-        return marks
-
-    def _blocks(self, number: int, old: Old, reporter: Reporter) -> Iterator[bytearray]:
-        for start in range(0, old.file.size, _BLOCK):
-            try:
-                block = self.bases.read(number, start, min(_BLOCK, old.file.size - start))
-            except IntegrityError as error:
-                raise _changed(old, error.message) from error
-            yield block
-            reporter.advance(len(block), old.paths[0])
-
-
-def _digests(releases: Iterable[OldRelease]) -> frozenset[Digest]:
-    return frozenset(old.file.digest for release in releases for old in release.files)
-
-
-def _changed(old: Old, what: str) -> IntegrityError:
-    return IntegrityError(
-        f"{old.paths[0]} of the base is not what was packed any more: {what}",
-        hint=BRING_BACK,
-        path=old.paths[0],
-    )
-
-
-def _needed(releases: Sequence[OldRelease], changed: Sequence[New], reused: Collection[Digest]) -> list[Old]:
-    """Return the files that frames of the new release may build on, each digest once.
-
-    These are all files with tensors, where a new file has tensors, and those that a new file without tensors replaces.
-    """
-    has_tensors = any(new.source.tensors for new in changed)
-    replaced = Counterparts(releases)
-    wanted = {
-        old.file.digest
-        for new in changed
-        if _can_be_patched(new) and (old := replaced.of(new.path)) is not None and _is_prefix(old)
-    }
-    found: dict[Digest, Old] = {}
-    for release in releases:
-        for old in release.files:
-            is_wanted = old.file.digest in wanted or (has_tensors and bool(old.tensors))
-            if old.open is not None and old.file.size and is_wanted:
-                known = old if old.file.digest in reused else replace(old, marks=None)
-                found.setdefault(old.file.digest, known)
-    return list(found.values())
-
-
-def _can_be_patched(new: New) -> bool:
-    return not new.source.tensors and new.source.size >= LEAST
-
-
-def _is_prefix(old: Old) -> bool:
-    return not old.tensors and old.file.size >= LEAST
-
-
-class Counterparts:
-    """Finds the file that a new one replaces: that of its path, or else the only one whose path has other numbers."""
-
-    def __init__(self, releases: Iterable[OldRelease]) -> None:
-        self._exact: dict[str, Old] = {}
-        self._loose: dict[str, list[Old]] = {}
-        for release in releases:
-            for old in release.files:
-                for path in old.paths:
-                    self._exact.setdefault(path, old)
-                    self._loose.setdefault(_NUMBER.sub("0", path), []).append(old)
-
-    def of(self, path: str) -> Old | None:
-        """Return the file that the one at `path` replaces, if any."""
-        exact = self._exact.get(path)
-        if exact is not None:
-            return exact
-        loose = self._loose.get(_NUMBER.sub("0", path), [])
-        return loose[0] if len(loose) == 1 else None
-
-
-# --- what to do -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -401,7 +104,7 @@ class Delta:
         self._releases = library.releases if releases is None else releases
         self._index = _Index(library, self._releases)
         self._news = news
-        held = _digests(self._releases)
+        held = digests_of(self._releases)
         self._reused = [new for new in news if new.marks and new.marks.digest in held]
         left_out = {id(new) for new in self._reused}
         packed = [new for new in news if id(new) not in left_out]
@@ -505,8 +208,9 @@ class Delta:
         bases: list[Base] = []
         listed: dict[Digest, int] = {}
         for release in self._releases:
-            files = [old.file for old in release.files if old.file.digest in wanted - listed.keys()]
+            files = [old.file for old in release.files if old.file.digest in wanted]
             for file in files:
+                wanted.remove(file.digest)
                 listed[file.digest] = len(listed) + 1
             if files:
                 bases.append(Base(release.release, release.product, release.version, tuple(files)))
@@ -563,7 +267,7 @@ class _Index:
     """Finds tensors of bases by digest and by name, and files by path."""
 
     def __init__(self, library: Library, releases: Sequence[OldRelease]) -> None:
-        chosen = _digests(releases)
+        chosen = digests_of(releases)
         self._library = library
         self._by_digest: dict[bytes, _Where] = {}
         self._by_name: dict[_Key, _Where] = {}
@@ -599,11 +303,11 @@ class _Index:
 
     def is_prefix(self, number: int) -> bool:
         """Return whether a file can be patched."""
-        return _is_prefix(self._library.files[number - 1])
+        return is_prefix(self._library.files[number - 1])
 
 
 def _key(tensor: Tensor) -> _Key:
-    return tensor.name, tensor.dtype, _length(tensor)
+    return tensor.name, tensor.dtype, length(tensor)
 
 
 class _Packed:
@@ -622,7 +326,7 @@ class _Packed:
         self._like = index.counterpart(new.path)
         self._same: set[int] = set()
         self._places: dict[int, _Where] = dict(self._find()) if source.tensors else {}
-        if _can_be_patched(new) and self._like is not None and index.is_prefix(self._like):
+        if can_be_patched(new) and self._like is not None and index.is_prefix(self._like):
             self.prefix = self._like
 
     def _find(self) -> Iterator[tuple[int, _Where]]:
@@ -674,13 +378,13 @@ class _Packed:
         for tensor in self.source.tensors:
             if tensor.start not in self._places:
                 continue
-            found += _length(tensor)
+            found += length(tensor)
             if tensor.start in self._same:
                 tally.same_tensors += 1
-                tally.same += _length(tensor)
+                tally.same += length(tensor)
             else:
                 tally.like_tensors += 1
-                tally.like += _length(tensor)
+                tally.like += length(tensor)
         tally.rest += self.source.size - found
 
 

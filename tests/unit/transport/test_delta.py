@@ -23,7 +23,9 @@ from airpack.formats.package import FileInfo, PackageManifest
 from airpack.formats.volume import ENTRY, HEADER, PREFIX, Codec, parse_table
 from airpack.transport import codec
 from airpack.transport import delta as module
-from airpack.transport.delta import Counterparts, Delta, Library, Old, OldRelease, scan
+from airpack.transport.delta import Delta
+from airpack.transport.library import Counterparts, Library, Old, OldRelease
+from airpack.transport.marks import mark, scan
 from airpack.transport.writer import VOLUME_SIZE, PackWriter
 from airpack.types import Digest, Silent, Source, Tensor
 
@@ -457,7 +459,7 @@ def test_digests_of_ranges_do_not_depend_on_blocks(found: tuple[bytes, list[tupl
     data, places = found
     tensors = [Tensor(f"t{number}", *place, "other") for number, place in enumerate(places)]
     blocks = (data[at : at + block] for at in range(0, len(data), block))
-    marks = module._mark(blocks, tensors, range(len(tensors)))
+    marks = mark(blocks, tensors, range(len(tensors)))
     assert marks.digest == Digest.of(data)
     assert marks.tensors == {
         number: hashlib.sha256(data[start:stop]).digest() for number, (start, stop) in enumerate(places)
