@@ -197,7 +197,7 @@ def audit() -> None:
 @json_option
 def audit_verify(bundle: Path, key: Path, state: Path | None, as_json: bool) -> None:
     """Check that nothing in BUNDLE was removed, reordered or edited, and that it goes on where the last one ended."""
-    from airpack.ops.evidence import audit_evidence
+    from airpack.ops.audit import audit_evidence
 
     audited = audit_evidence(bundle, key=key, state=state)
     result = audited.result
