@@ -1,10 +1,11 @@
-"""Commands that need no workspace and no site: inspect, verify, audit."""
+"""Commands that need no workspace and no site: inspect, verify, facts, audit."""
 
 from pathlib import Path
 
 import click
 
 from airpack.cli import output
+from airpack.cli.facts import facts
 from airpack.cli.options import json_option, now, parse_time, progress_option
 
 
@@ -105,4 +106,4 @@ def audit_verify(bundle: Path, key: Path, state: Path | None, as_json: bool) -> 
     output.show(audited.document(), lines, as_json=as_json)
 
 
-COMMANDS = (inspect, verify, audit)
+COMMANDS = (inspect, verify, facts, audit)
