@@ -41,6 +41,17 @@ _READERS: Final[Mapping[str, tuple[str, _Read]]] = {
     "torch-zip": (torch.READER, torch.read),
     "zip": (torch.READER, torch.read),
 }
+_NAMED: Final[Mapping[str, str]] = {  # formats that names promise, by their ending
+    ".gguf": "gguf",
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
+    ".pte": "pte",
+    ".tflite": "tflite",
+    ".mlmodel": "coreml",
+    ".plan": "tensorrt",
+    ".engine": "tensorrt",
+}
+_POINTER: Final = b"version https://git-lfs.github.com/spec/v1\n"
 _OBJECT: Final = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*["}]')
 
 
@@ -48,7 +59,7 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
     """Return what one file is.
 
     Args:
-        path: Its name, for the facts only: it decides nothing.
+        path: Its name. It decides nothing; a name that promises another format is a problem.
         stream: The file, which can be read at any offset.
         size: Its length in bytes.
 
@@ -60,6 +71,7 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
     fact = identify(path, head, size)
     name, read = _reader_of(fact, head)
     says: Says | None = None
+    _check_name(path, fact, head, notes)
     try:
         if read is not None:
             says = read(reader, notes)
@@ -77,6 +89,15 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
         code=tuple(notes.code),
         problems=tuple(notes.problems),
     )
+
+
+def _check_name(path: str, fact: FormatFact, head: bytes, notes: Notes) -> None:
+    """Note what is named as one format and is another: a file that was cut off, a pointer in its place."""
+    promised = _NAMED.get(posixpath.splitext(path)[1].lower())
+    if head.startswith(_POINTER):
+        notes.problem("it is a pointer of Git LFS, not the file: `git lfs pull` fetches that", 0)
+    elif promised is not None and fact.name != promised:
+        notes.problem(f"its name says {promised}, its bytes say {fact.name}", 0)
 
 
 def _reader_of(fact: FormatFact, head: bytes) -> tuple[str, _Read | None]:

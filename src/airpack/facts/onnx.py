@@ -8,6 +8,7 @@ A number or name that decides something and stands there twice is malformed: two
 Messages that protobuf merges (several graphs, for one) are all looked at.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -67,6 +68,11 @@ class _Node:
 
 class _Attribute:
     NAME, TENSOR, GRAPH, TENSORS, GRAPHS, SPARSE, SPARSES = 1, 5, 6, 10, 11, 22, 23
+
+
+# The first byte of each way to write the tag of a graph or a tensor in an attribute, overlong ones included.
+_HOLDS: Final = re.compile(rb"[\x2a\xaa\x32\xb2\x52\xd2\x5a\xda\xba]")
+_PLAIN: Final = 256  # bytes of an attribute that is searched for those
 
 
 class _Function:
@@ -320,26 +326,35 @@ class _Walk:
     def _node(self, node: Field, scope: Scope, label: str, depth: int) -> None:
         self._message(node, depth)
         reader, start, stop = self._reader, node[3], node[4]
-        operator = domain = output = ""
+        operator = domain = ""
+        output: Field | None = None
         attributes: list[Field] = []
         for each in fields(reader, start, stop):
             number = each[0]
             if number == _Node.ATTRIBUTE:
-                attributes.append(each)
+                if self._may_hold(each):
+                    attributes.append(each)
             elif number == _Node.OPERATOR:
                 operator = self._named(operator, each)
             elif number == _Node.DOMAIN:
                 domain = self._named(domain, each)
-            elif number == _Node.OUTPUT and not output:
-                output = text(reader, each, _NAME)
+            elif number == _Node.OUTPUT and output is None:
+                output = each
         name = f"{domain or DEFAULT_DOMAIN}:{operator}"
         count = scope.operators.get(name, 0)
         scope.operators[name] = count + 1
         if not count:
             self._keep(name, start)
             self.found.places.setdefault(f"{scope.where}operators.{name}", (start, stop))
+        if attributes:
+            label += text(reader, output, _NAME) if output is not None else ""
         for each in attributes:
-            self._attribute(each, scope, f"{label}{output}/"[:_NAME], depth + 1)
+            self._attribute(each, scope, f"{label}/"[:_NAME], depth + 1)
+
+    def _may_hold(self, attribute: Field) -> bool:
+        """Return whether an attribute can hold a graph or a tensor: most are some bytes that no such field begins with."""
+        _, _, _, start, stop = attribute
+        return stop - start > _PLAIN or _HOLDS.search(self._reader.exactly(start, stop - start)) is not None
 
     def _named(self, before: str, each: Field) -> str:
         if before:

@@ -3,7 +3,7 @@
 protobuf.dev, "Encoding". Groups, which none of the formats here ever used, are malformed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 from airpack.facts.reader import MalformedError, Reader
@@ -15,42 +15,78 @@ DEPTH: Final = 100  # messages inside each other, protobuf's own bound
 Field: TypeAlias = tuple[int, int, int, int, int]
 
 _LEAST: Final = 32  # bytes that are looked at for one field: a tag and a length, of ten bytes each
+_SMALL: Final = 4096  # bytes of a message that is read at once
+_FIXED: Final = {FIXED64: 8, FIXED32: 4}  # bytes
 _LONG: Final = 128  # a varint of more than one byte begins with a byte of at least this
 
 
-def fields(reader: Reader, start: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message that lies from `start` to exactly `end`.
+def fields(reader: Reader, start: int, end: int) -> Iterable[Field]:
+    """Return the fields of the message that lies from `start` to exactly `end`.
 
     Raises:
-        MalformedError: It is none.
+        MalformedError: It is none; perhaps only once the fields before the fault have been looked at.
         OSError: It cannot be read.
     """
+    if end - start > _SMALL:
+        return _large(reader, start, end)
+    found = _small(reader.exactly(start, end - start), start)
+    reader.step(start, len(found))
+    return found
+
+
+def _small(data: bytes, base: int) -> list[Field]:
+    """Return the fields of a message that is read at once: those of nodes are, of which there are thousands."""
+    found: list[Field] = []
+    place, end = 0, len(data)
+    try:
+        while place < end:
+            tag = data[place]
+            place += 1
+            if tag >= _LONG:
+                tag, place = _varint(data, place - 1)
+            wire, number, value, begin = tag & 7, tag >> 3, 0, place
+            if wire == BYTES:
+                length = data[place]
+                place += 1
+                if length >= _LONG:
+                    length, place = _varint(data, place - 1)
+                begin, place = place, place + length
+            elif wire == VARINT:
+                value, place = _varint(data, place)
+            else:
+                place += _FIXED[wire]
+            if place > end or not number:
+                raise MalformedError("a field reaches beyond its message, or has number 0", base + begin)
+            found.append((number, wire, value, base + begin, base + place))
+    except (IndexError, ValueError, KeyError) as error:
+        raise MalformedError("a field is cut off, or of a type that is not read", base + place) from error
+    return found
+
+
+def _large(reader: Reader, start: int, end: int) -> Iterator[Field]:
+    """Yield the fields of a message of any length, of which only tags and lengths are read."""
     block, base, last = b"", 0, -1
     at = start
     while at < end:
         reader.step(at)
         place = at - base
-        if place > last or place < 0:
+        if not 0 <= place <= last:
             block, base = reader.window(at, _LEAST)
             place, last = at - base, len(block) - _LEAST
         try:
             tag, place = _varint(block, place)
-            number, wire, value = tag >> 3, tag & 7, 0
+            number, wire, value, begin = tag >> 3, tag & 7, 0, base + place
             if wire == BYTES:
                 length, place = _varint(block, place)
                 begin = base + place
                 stop = begin + length
             elif wire == VARINT:
-                begin = base + place
                 value, place = _varint(block, place)
                 stop = base + place
-            elif wire in {FIXED64, FIXED32}:
-                begin = base + place
-                stop = begin + (8 if wire == FIXED64 else 4)
             else:
-                raise MalformedError(f"a field of wire type {wire}", at)
-        except (IndexError, ValueError) as error:
-            raise MalformedError("a field is cut off, or its number has more than ten bytes", at) from error
+                stop = begin + _FIXED[wire]
+        except (IndexError, ValueError, KeyError) as error:
+            raise MalformedError("a field is cut off, or of a type that is not read", at) from error
         if stop > end or not number:
             raise MalformedError("a field reaches beyond its message, or has number 0", at)
         yield number, wire, value, begin, stop

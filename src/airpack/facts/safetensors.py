@@ -116,13 +116,16 @@ def _as_written(data: bytes) -> tuple[list[Entry], dict[str, str]] | None:
             return None
     entries: list[Entry] = []
     names: set[bytes] = set()
+    shapes: dict[bytes, tuple[int, ...]] = {b"": ()}
     for match in _ENTRY.finditer(data, at):
         name, dtype, shape, begin, end, more = match.groups()
         if match.start() != at or name in names or len(entries) == _TENSORS:
             return None
         names.add(name)
         at = match.end()
-        lengths = tuple(map(int, shape.split(b","))) if shape else ()
+        lengths = shapes.get(shape)
+        if lengths is None:
+            lengths = shapes[shape] = tuple(map(int, shape.split(b",")))
         try:
             entries.append(Entry(name.decode(), dtype.decode(), lengths, int(begin), int(end)))
         except UnicodeDecodeError:
