@@ -352,7 +352,7 @@ class _Walk:
             self._attribute(each, scope, f"{label}/"[:_NAME], depth + 1)
 
     def _may_hold(self, attribute: Field) -> bool:
-        """Return whether an attribute can hold a graph or a tensor: most are some bytes that no such field begins with."""
+        """Return whether an attribute can hold a graph or a tensor: most have no byte that such a field begins with."""
         _, _, _, start, stop = attribute
         return stop - start > _PLAIN or _HOLDS.search(self._reader.exactly(start, stop - start)) is not None
 

@@ -115,7 +115,7 @@ def _as_written(data: bytes) -> tuple[list[Entry], dict[str, str]] | None:
         if data[at - 1 : at] != b",":
             return None
     entries: list[Entry] = []
-    names: set[bytes] = set()
+    names, more = set[bytes](), b","
     shapes: dict[bytes, tuple[int, ...]] = {b"": ()}
     for match in _ENTRY.finditer(data, at):
         name, dtype, shape, begin, end, more = match.groups()
@@ -132,7 +132,7 @@ def _as_written(data: bytes) -> tuple[list[Entry], dict[str, str]] | None:
             return None
         if not more:
             break
-    whole = data[:1] == b"{" and entries and data[at:].rstrip(b" ") == b"}" and _METADATA.encode() not in names
+    whole = data[:1] == b"{" and not more and data[at:].rstrip(b" ") == b"}" and _METADATA.encode() not in names
     return (entries, metadata) if whole else None
 
 

@@ -201,7 +201,7 @@ def test_a_template_is_found_wherever_in_the_text_it_stands(size: int) -> None:
 
 @pytest.mark.parametrize("rest", ["", ', "limit": [0, Infinity]', ', "x": NaN', ', "deep": ' + "[" * 40 + "]" * 40])
 def test_code_of_others_is_found_in_json_that_only_their_parsers_take(rest: str) -> None:
-    data = '{"model_type": "x", "auto_map": {"AutoModel": "modeling_x.X"}%s}' % rest
+    data = '{"model_type": "x", "auto_map": {"AutoModel": "modeling_x.X"}' + rest + "}"
     found = facts(data.encode(), "notes.txt")
     assert [(code.kind, code.names) for code in found.code] == [("remote-code", ("modeling_x.X",))]
     assert said(found, HfConfigFacts).remote_code == {"AutoModel": "modeling_x.X"}
