@@ -219,7 +219,7 @@ _QUOTED: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _ENTRY: Final = _QUOTED + rb'[ \t\n\r]*+:[ \t\n\r]*+"(?P<file>[^"\\]*+)"[ \t\n\r]*+'
 _SHARD: Final = re.compile(_ENTRY, re.DOTALL)
 _RUN: Final = re.compile(rb"(?:" + _ENTRY + rb",[ \t\n\r]*+)*+", re.DOTALL)
-_LAST: Final = re.compile(rb"[ \t\n\r]*+(?:" + _ENTRY + rb")?\}", re.DOTALL)
+_LAST: Final = re.compile(_ENTRY + rb"\}", re.DOTALL)
 _SPACES: Final = 1024  # bytes of white space
 _PIECE: Final = 1 << 20  # bytes that are looked at at once
 _SHARDS: Final = 4096
@@ -235,6 +235,8 @@ def _count_shards(reader: Reader, start: int) -> tuple[Counter[str], int]:
     if not head:
         raise MalformedError("weight_map is no table", start)
     at = start + head.end()
+    if reader.most(at, 1) == b"}":
+        return Counter(), at + 1
     while True:
         reader.step(at, 1000)
         piece = reader.most(at, _PIECE)

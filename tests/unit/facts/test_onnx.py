@@ -62,7 +62,11 @@ def inner(*nodes: onnx.NodeProto, initializers: Iterable[TensorProto] = ()) -> o
 RICH = model(
     node("Add"),
     node("Add"),
-    node("If", then_branch=inner(node("Mul"), node("Gelu", "com.microsoft")), else_branch=inner(node("Loop", body=inner(node("Sub"))))),
+    node(
+        "If",
+        then_branch=inner(node("Mul"), node("Gelu", "com.microsoft")),
+        else_branch=inner(node("Loop", body=inner(node("Sub")))),
+    ),
     node("Constant", value=named(np.arange(3), "")),
     node("Twice", "local"),
     node("Conv", pads=list(range(300)), strings=["Z2R*"] * 100),
@@ -300,7 +304,9 @@ def test_weights_are_not_read() -> None:
             self.count += len(data)
             return data
 
-    stream = Counting(model(initializers=[named(np.zeros(1 << 20, "<f4"), f"w{n}") for n in range(5)]).SerializeToString())
+    stream = Counting(
+        model(initializers=[named(np.zeros(1 << 20, "<f4"), f"w{n}") for n in range(5)]).SerializeToString()
+    )
     size = len(stream.getvalue())
     assert read(Reader(stream, size), Notes()).tensors == {"FLOAT": Count(5, 5 << 22)}
     assert stream.count < 300_000

@@ -30,6 +30,11 @@ def facts(data: bytes) -> tuple[SafetensorsFacts, list[str]]:
     return found, [problem.reason for problem in notes.problems]
 
 
+def deserialize(data: bytes) -> list[Any]:
+    found: list[Any] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+    return found
+
+
 def one(**changes: Any) -> dict[str, Any]:
     return {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}
 
@@ -55,9 +60,9 @@ def test_what_its_own_library_writes_is_read() -> None:
 def test_its_own_library_agrees_on_the_size_of_every_type(dtype: str) -> None:
     data = stored({"w": {"dtype": dtype, "shape": [16], "data_offsets": [0, 2 * BITS[dtype]]}}, 2 * BITS[dtype])
     assert facts(data)[1] == []
-    with pytest.raises(safetensors.SafetensorError, match="InvalidTensorView|TensorInvalidInfo|nvalid"):
-        safetensors.deserialize(stored({"w": {"dtype": dtype, "shape": [17], "data_offsets": [0, 2 * BITS[dtype]]}}))
-    assert len(safetensors.deserialize(data)) == 1
+    assert [name for name, _ in deserialize(data)] == ["w"]
+    with pytest.raises(safetensors.SafetensorError, match="nvalid"):
+        deserialize(stored({"w": {"dtype": dtype, "shape": [17], "data_offsets": [0, 2 * BITS[dtype]]}}))
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=0, max_size=12)
@@ -78,9 +83,10 @@ def test_both_ways_to_read_a_header_find_the_same(
     data = json.dumps(header, separators=(",", ":"), ensure_ascii=ascii_only).encode() + b" " * pad
     slow = ours._as_json(data)
     assert ours._as_written(data) in (None, slow)
-    assert slow[0] == [Entry(name, *rest, number, number + 1) for number, (name, rest) in enumerate(
-        (name, (dtype, tuple(shape))) for name, (dtype, shape) in tensors.items()
-    )]
+    assert slow[0] == [
+        Entry(name, *rest, number, number + 1)
+        for number, (name, rest) in enumerate((name, (dtype, tuple(shape))) for name, (dtype, shape) in tensors.items())
+    ]
 
 
 def test_a_header_as_libraries_write_it_is_read_the_quick_way() -> None:
@@ -166,7 +172,7 @@ def test_a_large_header_costs_no_more_than_its_entries() -> None:
 def test_more_tensors_than_any_file_has_are_malformed() -> None:
     entry = b'"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     text = b"{" + b",".join(entry % number for number in range((1 << 17) + 1)) + b"}"
-    with pytest.raises(MalformedError, match="values|lists|at most"):
+    with pytest.raises(MalformedError, match=r"values|lists|at most"):
         facts(stored(text, 0))
 
 
