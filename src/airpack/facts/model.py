@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import BinaryIO, Final
 
 from airpack.facts import coreml, gguf, hf, jinja, onnx, pickles, pte, safetensors, tensorrt, tflite, torch
@@ -51,6 +52,7 @@ _NAMED: Final[Mapping[str, str]] = {  # formats that names promise, by their end
     ".plan": "tensorrt",
     ".engine": "tensorrt",
 }
+_WEIGHT: Final = 1 << 20  # bytes that facts of one file may have
 _POINTER: Final = b"version https://git-lfs.github.com/spec/v1\n"
 _OBJECT: Final = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*["}]')
 
@@ -77,7 +79,7 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
             says = read(reader, notes)
     except MalformedError as error:
         notes.problem(error.reason, error.at)
-    return Facts(
+    found = Facts(
         path=path,
         size=size,
         format=fact.name,
@@ -89,6 +91,14 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
         code=tuple(notes.code),
         problems=tuple(notes.problems),
     )
+    return found if found.weight <= _WEIGHT else _without(found)
+
+
+def _without(found: Facts) -> Facts:
+    """Return facts that are more than a signed document can carry, without what makes them so."""
+    problem = Problem(f"its facts are more than {_WEIGHT} bytes: no real file says so much")
+    less = replace(found, says=None, places={}, problems=(*found.problems, problem))
+    return less if less.weight <= _WEIGHT else replace(less, code=())
 
 
 def _check_name(path: str, fact: FormatFact, head: bytes, notes: Notes) -> None:

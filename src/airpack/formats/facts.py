@@ -497,6 +497,11 @@ class Facts:
         """Which facts `says` holds: a key of `KINDS`; empty for none."""
         return _NAMES[type(self.says)] if self.says is not None else ""
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes its document has."""
+        return _weight(self)
+
     def document(self) -> dict[str, Any]:
         """Return the facts as JSON values, `says` under its kind."""
         value: dict[str, Any] = _emit(self)
@@ -587,6 +592,18 @@ def _emit(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _emit(item) for key, item in value.items()}
     return [_emit(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _weight(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode()) + 4
+    if isinstance(value, Mapping):
+        return sum(len(key.encode()) + _weight(item) + 6 for key, item in value.items())
+    if isinstance(value, tuple):
+        return sum(_weight(item) + 2 for item in value)
+    if is_dataclass(value):
+        return sum(len(each.name) + _weight(getattr(value, each.name)) + 6 for each in fields(value))
+    return 8
 
 
 def _default(each: "Field[Any]") -> Any:

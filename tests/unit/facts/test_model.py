@@ -232,6 +232,13 @@ def test_no_file_is_anything_else_by_one_changed_byte_without_an_answer() -> Non
             data[at] = before
 
 
+def test_facts_that_no_document_can_carry_are_left_out() -> None:
+    names = b"".join(b"cm\n%s%d\n0" % (b"n" * 900, number) for number in range(2000))
+    found = facts(b"\x80\x02" + names + b"N.")
+    assert (found.says, found.code, bool(found.unsafe)) == (None, (), True)
+    assert "no real file says so much" in found.problems[-1].reason
+
+
 # --- files together ---------------------------------------------------------------------------------------------------
 
 
