@@ -158,7 +158,7 @@ class _Machine:
                 block, base = self._reader.window(at, _NEAR)
                 place, limit, ops = at - base, len(block) - _NEAR, 0
             if at >= self._stop or place >= len(block):
-                raise MalformedError("a pickle is cut off", at)
+                raise MalformedError("a pickle is cut off", min(at, self._stop))
             code = block[place]
             ops += 1
             plain = _PLAIN.get(code)

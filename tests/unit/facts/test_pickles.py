@@ -188,6 +188,7 @@ def test_a_second_pickle_is_read_as_well_and_what_follows_is_counted() -> None:
     [
         (b"", "cut off"),
         (b"K", "cut off"),
+        (b"G\0\0\0", "cut off"),
         (b"X\xff\xff\xff\xffx", "cut off"),
         (b"\x8e" + b"\xff" * 8, "cut off"),
         (b"cos\nsystem", "does not end"),
@@ -210,6 +211,7 @@ def test_what_is_no_pickle_says_why(body: bytes, reason: str) -> None:
     found = scanned(START + body)
     assert found.fault is not None
     assert reason in found.fault.reason
+    assert found.fault.at <= len(START + body)
     notes = Notes()
     read(Reader(io.BytesIO(START + body), len(START + body)), notes)
     assert [problem.reason for problem in notes.problems] == [found.fault.reason]
