@@ -35,12 +35,13 @@ def test_what_is_damaged_is_unknown_and_refused_with_all_that_was_found(
     (tmp_path / "config.json").write_text('{"model_type": "x"}')
     done = airpack("facts", tmp_path, expect=12)
     assert "config.json  json" in done.out
-    assert "PROBLEM: its name says onnx, its bytes say data @0" in done.out
+    assert "PROBLEM: its name says onnx, its bytes say data: a field ends at byte 3612, its message at 3568" in done.out
     assert done.err.startswith("airpack: error: a.onnx: its name says onnx")
     document = airpack("facts", tmp_path, "--json", expect=12).json
     assert document["error"]["code"] == "incompatible"
     assert not document["ok"]
-    assert document["problems"] == [{"path": "a.onnx", "reason": "its name says onnx, its bytes say data", "at": 0}]
+    (problem,) = document["problems"]
+    assert (problem["path"], problem["at"]) == ("a.onnx", 19)
     assert [file["path"] for file in document["files"]] == ["a.onnx", "config.json"]
 
 

@@ -73,7 +73,7 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
     fact = identify(path, head, size)
     name, read = _reader_of(fact, head)
     says: Says | None = None
-    _check_name(path, fact, head, notes)
+    _check_name(path, fact, reader, notes)
     try:
         if read is not None:
             says = read(reader, notes)
@@ -101,13 +101,19 @@ def _without(found: Facts) -> Facts:
     return less if less.weight <= _WEIGHT else replace(less, code=())
 
 
-def _check_name(path: str, fact: FormatFact, head: bytes, notes: Notes) -> None:
+def _check_name(path: str, fact: FormatFact, reader: Reader, notes: Notes) -> None:
     """Note what is named as one format and is another: a file that was cut off, a pointer in its place."""
-    promised = _NAMED.get(posixpath.splitext(path)[1].lower())
-    if head.startswith(_POINTER):
+    promised = _NAMED.get(posixpath.splitext(path)[1].lower(), fact.name)
+    if reader.most(0, len(_POINTER)) == _POINTER:
         notes.problem("it is a pointer of Git LFS, not the file: `git lfs pull` fetches that", 0)
-    elif promised is not None and fact.name != promised:
-        notes.problem(f"its name says {promised}, its bytes say {fact.name}", 0)
+    elif fact.name != promised:
+        why, at = f"its name says {promised}, its bytes say {fact.name}", 0
+        if fact.name == "data":
+            try:
+                _READERS[promised][1](reader, Notes())
+            except MalformedError as error:
+                why, at = f"{why}: {error.reason}", error.at
+        notes.problem(why, at)
 
 
 def _reader_of(fact: FormatFact, head: bytes) -> tuple[str, _Read | None]:

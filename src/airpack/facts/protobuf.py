@@ -40,7 +40,7 @@ def _small(data: bytes, base: int) -> list[Field]:
     place, end = 0, len(data)
     try:
         while place < end:
-            tag = data[place]
+            start, tag = place, data[place]
             place += 1
             if tag >= _LONG:
                 tag, place = _varint(data, place - 1)
@@ -56,7 +56,7 @@ def _small(data: bytes, base: int) -> list[Field]:
             else:
                 place += _FIXED[wire]
             if place > end or not number:
-                raise MalformedError("a field reaches beyond its message, or has number 0", base + begin)
+                raise _beyond(number, base + start, base + place, base + end)
             found.append((number, wire, value, base + begin, base + place))
     except (IndexError, ValueError, KeyError) as error:
         raise MalformedError("a field is cut off, or of a type that is not read", base + place) from error
@@ -88,9 +88,15 @@ def _large(reader: Reader, start: int, end: int) -> Iterator[Field]:
         except (IndexError, ValueError, KeyError) as error:
             raise MalformedError("a field is cut off, or of a type that is not read", at) from error
         if stop > end or not number:
-            raise MalformedError("a field reaches beyond its message, or has number 0", at)
+            raise _beyond(number, at, stop, end)
         yield number, wire, value, begin, stop
         at = stop
+
+
+def _beyond(number: int, at: int, stop: int, end: int) -> MalformedError:
+    if not number:
+        return MalformedError("a field has number 0", at)
+    return MalformedError(f"a field ends at byte {stop}, its message at {end}", at)
 
 
 def _varint(block: bytes, place: int) -> tuple[int, int]:

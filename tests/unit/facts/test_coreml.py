@@ -95,7 +95,7 @@ def test_pipelines_inside_each_other_have_a_bound() -> None:
         (field(1, 0) + field(500, b""), "one that cannot be"),
         (field(1, 4) + field(500, 7), "no message"),
         (model(8, 502, program("x" * 300)), "a text of 300 bytes"),
-        (model(4)[:-1] + b"\x7f", "beyond its message"),
+        (model(4)[:-1] + b"\x7f", "its message at"),
         (model(4, 202, field(1, field(1, 4)) * 5000), "too many"),
     ],
 )

@@ -174,7 +174,7 @@ def test_a_torch_file_under_another_name_is_one() -> None:
     [
         ("m.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a pointer of Git LFS"),
         ("m.ONNX", b"<html>not found</html>", "its name says onnx, its bytes say text"),
-        ("m.gguf", bytes(100), "its name says gguf, its bytes say data"),
+        ("m.gguf", bytes(100), "its name says gguf, its bytes say data: GGUF version 0; versions 2 and 3 are read"),
         ("m.safetensors", b"", "its name says safetensors, its bytes say empty"),
     ],
 )
