@@ -56,14 +56,15 @@ def read(reader: Reader, notes: Notes) -> _Says | None:
             json.know(start, stop)
         found[name] = (start, json.end(start))
     file = _File(reader, notes, found)
+    remote, templates = file.remote_code(), file.templates()  # whatever else it is
+    if found.keys() & {"model_type", "architectures"}:
+        return _config(file, remote)
     if "weight_map" in found:
         return _index(file, shards)
-    if found.keys() & {"model_type", "architectures"}:
-        return _config(file)
     if "model" in found and found.keys() & {"pre_tokenizer", "added_tokens", "normalizer"}:
         return _tokenizer(file, model, merges)
     if found.keys() & {"tokenizer_class", "chat_template", "auto_map"}:
-        return HfTokenizerConfigFacts(file.text("tokenizer_class"), file.remote_code(), file.templates())
+        return HfTokenizerConfigFacts(file.text("tokenizer_class"), remote, templates)
     return None
 
 
@@ -123,7 +124,7 @@ class _File:
 # --- config -----------------------------------------------------------------------------------------------------------
 
 
-def _config(file: _File) -> HfConfigFacts:
+def _config(file: _File, remote: Mapping[str, str]) -> HfConfigFacts:
     architectures = file.get("architectures")
     rope = file.get("rope_scaling")
     quantization = file.get("quantization_config")
@@ -140,7 +141,7 @@ def _config(file: _File) -> HfConfigFacts:
         quantization=clip(quantization, _TEXT) if isinstance(quantization, str) else "",
         rope_scaling=tuple(sorted(clip(key, _TEXT) for key in rope)[:_ITEMS]) if isinstance(rope, dict) else (),
         transformers=file.text("transformers_version"),
-        remote_code=file.remote_code(),
+        remote_code=remote,
         settings=dict(_settings(file)),
     )
 

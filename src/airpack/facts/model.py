@@ -54,7 +54,7 @@ _NAMED: Final[Mapping[str, str]] = {  # formats that names promise, by their end
 }
 _WEIGHT: Final = 1 << 20  # bytes that facts of one file may have
 _POINTER: Final = b"version https://git-lfs.github.com/spec/v1\n"
-_OBJECT: Final = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*["}]')
+_OBJECT: Final = re.compile(rb'[ \t\n\r]*+(?:\{[ \t\n\r]*+(?:["}]|\Z)|\Z)')
 
 
 def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
@@ -119,8 +119,19 @@ def _check_name(path: str, fact: FormatFact, reader: Reader, notes: Notes) -> No
 def _reader_of(fact: FormatFact, head: bytes) -> tuple[str, _Read | None]:
     """Return who reads a file. Text that begins as a JSON object is read as one: others' parsers are less strict."""
     if fact.name in {"json", "text"}:
-        return (hf.READER, hf.read) if _OBJECT.match(head) else (jinja.READER, jinja.read)
+        return (hf.READER, _read_json) if _OBJECT.match(head) else (jinja.READER, jinja.read)
     return _READERS.get(fact.name, ("", None))
+
+
+def _read_json(reader: Reader, notes: Notes) -> Says | None:
+    """Return what JSON says; what is none, or says nothing that is known, may still be a template."""
+    says: Says | None = None
+    try:
+        says = hf.read(reader, notes)
+    finally:
+        if says is None and not notes.code:
+            jinja.read(reader, notes)
+    return says
 
 
 # --- files together ---------------------------------------------------------------------------------------------------

@@ -176,6 +176,25 @@ def test_a_chat_template_that_is_none_is_malformed(template: Any) -> None:
         facts({"chat_template": template})
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model_type": "x"},
+        {"weight_map": {"a": "b"}},
+        {"model": {"type": "BPE"}, "added_tokens": []},
+        {"tokenizer_class": "T"},
+        {"auto\\u005fmap": 1},
+    ],
+)
+def test_code_is_noted_whatever_else_a_file_says(more: dict[str, Any]) -> None:
+    _, notes = facts({**more, "auto_map": {"AutoModel": "m.X"}, "chat_template": "{{ x }}"})
+    assert [code.kind for code in notes.code] == ["remote-code", "jinja"]
+
+
+def test_an_escaped_key_is_the_key() -> None:
+    assert facts(b'{"auto\\u005fmap": {"AutoModel": "m.X"}}')[0].remote_code == {"AutoModel": "m.X"}
+
+
 # --- index ------------------------------------------------------------------------------------------------------------
 
 

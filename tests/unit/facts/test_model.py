@@ -207,6 +207,20 @@ def test_code_of_others_is_found_in_json_that_only_their_parsers_take(rest: str)
     assert said(found, HfConfigFacts).remote_code == {"AutoModel": "modeling_x.X"}
 
 
+@pytest.mark.parametrize("before", ["", " " * 70_000, "\n" * 70_000 + "{" + " " * 70_000])
+def test_code_of_others_is_found_behind_any_white_space(before: str) -> None:
+    text = '"auto_map": {"AutoModel": "modeling_x.X"}}'
+    data = (before if "{" in before else before + "{") + text
+    assert json.loads(data)
+    assert [code.kind for code in facts(data.encode()).code] == ["remote-code"]
+
+
+def test_a_template_that_begins_like_json_is_one() -> None:
+    found = facts(b'{"role": 1}{% for m in messages %}{% endfor %}')
+    assert [code.kind for code in found.code] == ["jinja"]
+    assert [code.kind for code in facts(b'{"x": "{% for m in y %}"}').code] == ["jinja"]
+
+
 def test_what_nobody_reads_has_no_facts_but_its_format() -> None:
     for data, name in ((b"", "empty"), (bytes(range(256)), "data"), (b"\x7fELF" + bytes(60), "elf")):
         found = facts(data)
