@@ -79,7 +79,13 @@ EXITS: Final = {
     ),
     20: ("storage", "Disk or medium: full, read-only, I/O error. Run the command again once that is put right."),
     21: ("busy", "Another airpack works on this site or workspace. Run the command again later."),
-    30: ("partial", "Volumes are missing; the message names all of them. Bring them, and run the command again."),
+    30: (
+        "partial",
+        (
+            "Volumes are missing, or damaged; the message says which. Bring them, and run the command again: "
+            "an import has kept what it read."
+        ),
+    ),
     130: ("cancelled", "Stopped by the user. Run the command again: it goes on where it can."),
 }
 
@@ -246,7 +252,8 @@ def exits_page() -> str:
         json.dumps({"error": _EXAMPLE}, indent=2),
         "```",
         "",
-        "`verify`, `facts`, `audit verify` and `fsck` print their own document with `ok` false beside `error`.",
+        "`verify`, `unpack`, `facts`, `audit verify`, `fsck` print their own document with `ok` false beside `error`.",
+        "A `write` that found no room for everything prints its own keys: what it wrote, and what is left.",
         "`activate` and `rollback` print their own keys, `active` with what runs now among them.",
         "An `import` that is refused before its volumes are read prints `checks`.",
     ]

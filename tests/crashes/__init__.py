@@ -12,6 +12,7 @@
     inject     errors and kills by strace at the N-th system call of the unmodified command line
     full       a disk that is full at every write
     race       many commands at once
+    unplug     imports of several volumes that are killed while they read
 
 `./scripts/crash` runs them; tests/integration runs the quick part of each.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from tests.crashes import aftermath, full, inject, power, race, schedules, trace
+from tests.crashes import aftermath, full, inject, power, race, schedules, trace, unplug
 from tests.crashes.world import LawBrokenError
 
 _MEMORY: Final = Path("/dev/shm")
@@ -46,11 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "harness",
         type=_harness,
-        help="a number: so many random schedules; or states, power, inject, full, race",
+        help="a number: so many random schedules; or states, power, inject, full, race, unplug",
     )
     parser.add_argument("--stride", type=int, default=1, help="strike at one step in so many (default: at each)")
-    parser.add_argument("--seed", type=int, default=1, help="of random schedules and races")
-    parser.add_argument("--count", type=int, default=200, help="rounds of race (default 200)")
+    parser.add_argument("--seed", type=int, default=1, help="of random schedules, races and kills")
+    parser.add_argument("--count", type=int, default=200, help="rounds of race, or kills of unplug (default 200)")
     parser.add_argument("--folder", type=Path, help="where sites lie (default: memory, where there is some)")
     return parser
 
@@ -111,6 +111,14 @@ def _race(count: int, options: argparse.Namespace) -> str:
     return f"{count} rounds of seed {options.seed} ({_counts(race.run(count, options.seed, _say, _folder(options)))})"
 
 
+def _unplug(count: int, options: argparse.Namespace) -> str:
+    tally = unplug.run(count, options.seed, _say, _folder(options))
+    return (
+        f"{tally.imports} imports of seed {options.seed}, {sum(tally.kills.values())} kills "
+        f"({_counts(tally.kills)} of the chunks done), {tally.restarts} restarts"
+    )
+
+
 def _always() -> str:
     return ""
 
@@ -123,6 +131,7 @@ _HARNESSES: Final[dict[str, tuple[Callable[[], str], _Run]]] = {
     "inject": (trace.why_not, _inject),
     "full": (full.why_not, _full),
     "race": (_always, _race),
+    "unplug": (_always, _unplug),
 }
 
 if __name__ == "__main__":

@@ -74,10 +74,10 @@ class World:
             versions: Some of `VERSIONS`, in their order.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        workspace = Workspace.create(folder / "workspace", channel="main", passphrase=None, now=_now())
+        workspace = Workspace.create(folder / "workspace", channel="main", passphrase=None, now=now())
         world = cls(folder, workspace.pinned_root)
         for version in versions:
-            build(workspace, world._spec(version), world.medium(version), passphrase=lambda: None, now=_now())
+            build(workspace, world._spec(version), world.medium(version), passphrase=lambda: None, now=now())
         return world
 
     def medium(self, version: str) -> Path:
@@ -116,7 +116,8 @@ class World:
         return place
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Return the machine's clock, UTC, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
@@ -151,7 +152,7 @@ class Act:
         """
         site = Site.open(place)
         doing: dict[str, Callable[[], object]] = {
-            "import": lambda: import_package(site, world.medium(self.version)),
+            "import": lambda: import_package(site, [world.medium(self.version)]),
             "activate": lambda: activate(site, f"{PRODUCT}@{self.version}"),
             "rollback": lambda: rollback(site, PRODUCT, None),
             "gc": lambda: maintain.gc(site),

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.crashes import aftermath, full, inject, planted, power, race, schedules, trace
+from tests.crashes import aftermath, full, inject, planted, power, race, schedules, trace, unplug
 from tests.crashes.cases import CASES, Case
 from tests.crashes.strike import struck
 from tests.crashes.world import (
@@ -111,6 +111,19 @@ def test_a_disk_that_is_full_at_any_step_holds_the_laws(world: World, tmp_path: 
 def test_many_commands_at_once_come_to_their_end(folder: Path) -> None:
     tally = race.run(3, 20_261_126, lambda _line: None, folder)
     assert tally["import"] + tally["killed"] >= 12
+
+
+def test_an_import_that_is_killed_while_it_reads_reads_nothing_twice(folder: Path) -> None:
+    tally = unplug.run(20, 20_261_126, lambda _line: None, folder)
+    assert tally.kills["some"] >= 3
+    assert tally.imports >= 3
+
+
+def test_what_is_read_twice_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check behind the test above can fail: here the reader skips nothing, though the journal says what to skip."""
+    monkeypatch.setattr("airpack.transport.reader._Reading._is_done", lambda *_: False)
+    with pytest.raises(LawBrokenError, match="read twice"):
+        unplug.run(20, 1, lambda _line: None, folder)
 
 
 def test_the_laws_see_what_breaks_them(world: World, folder: Path) -> None:

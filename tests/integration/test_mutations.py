@@ -24,7 +24,7 @@ def test_no_random_change_is_imported(place: Range) -> None:
     kinds = set()
     for number in range(200):
         mutation = Mutation.draw(mutate.chance(20260601, number), place.packages)
-        assert place.attempt(mutation) in {"integrity", "trust", "threshold", "same release"}, mutation
+        assert place.attempt(mutation) in {"integrity", "damaged", "trust", "threshold", "same release"}, mutation
         kinds.add(mutation.kind)
     assert len(kinds) == 6
 
@@ -35,13 +35,13 @@ def test_each_byte_of_a_volume_counts(place: Range, package: str) -> None:
     name = next(name for name in sorted(place.packages[package]) if name.endswith(".airvol"))
     data = place.packages[package][name]
     for at in range(0, len(data), 13):
-        assert place.attempt(Mutation(package, name, at, data[at] ^ 0x80, resealed=False)) == "integrity", at
+        assert place.attempt(Mutation(package, name, at, data[at] ^ 0x80, resealed=False)) == "damaged", at
 
 
 def test_every_length_of_a_volume_but_its_own_is_refused(place: Range) -> None:
     name = "many-1.0.0.0001.airvol"
     for length in range(0, len(place.packages["many_ok"][name]), 29):
-        assert place.attempt(Mutation("many_ok", name, length, None, resealed=False)) == "integrity"
+        assert place.attempt(Mutation("many_ok", name, length, None, resealed=False)) == "damaged"
 
 
 class TestAViolationIsFound:
@@ -54,7 +54,7 @@ class TestAViolationIsFound:
         return Mutation("many_ok", self.NAME, len(data) - 1, (data[-1] + add) % 256, resealed=False)
 
     def test_an_import_that_succeeds(self, place: Range, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert place.attempt(self.change(place)) == "integrity"
+        assert place.attempt(self.change(place)) == "damaged"
         monkeypatch.setattr(mutate, "import_package", lambda *_: None)
         with pytest.raises(ViolationError, match="it was imported"):
             place.attempt(self.change(place))

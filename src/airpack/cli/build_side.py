@@ -1,9 +1,9 @@
-"""Commands of the connected side: init, build, publish, releases."""
+"""Commands of the connected side: init, build, write, publish, releases, receipt."""
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from airpack.cli.options import json_option, now, progress_option, workspace_opt
 from airpack.errors import InputError, StorageError
 
 if TYPE_CHECKING:
+    from airpack.ops.build import Way
     from airpack.ops.workspace import Passphrase
 
 _SECRET_FILE = "AIRPACK_KEY_PASSPHRASE_FILE"  # noqa: S105, names the file, holds no secret
@@ -74,7 +75,7 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path))
+@click.argument("spec", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
 @click.option(
     "--format",
@@ -84,23 +85,64 @@ def init(folder: Path, channel: str | None, no_passphrase: bool, as_json: bool) 
     show_default=True,
     help="A package for the gap, or a plain OCI layout.",
 )
-@click.option("--volume-size", default="2GiB", show_default=True, help="Largest volume, in bytes or as 700MiB, 4GiB.")
-@click.option("--dry-run", is_flag=True, help="Find and check the inputs, write nothing.")
+@click.option(
+    "--volume-size",
+    default="2GiB",
+    show_default=True,
+    help="Largest volume: bytes, 700MiB, 25GB, or fat32, dvd, dvd-dl, bd25, bd50, bd100.",
+)
+@click.option(
+    "--parity",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Parity volumes for each group of up to 256: any N volumes of it may be lost.",
+)
+@click.option(
+    "--repair",
+    type=click.Path(path_type=Path),
+    metavar="REPORT",
+    help="Without SPEC: copy what an import's report asks for from the package in --from.",
+)
+@click.option("--from", "source", type=click.Path(path_type=Path), help="With --repair: the package, as it was built.")
+@click.option(
+    "--base",
+    "bases",
+    multiple=True,
+    metavar="REF|site:NAME",
+    help="A release that the sites hold: only what they lack is packed. May be given several times.",
+)
+@click.option("--keep", is_flag=True, help="Copy the large files into the workspace, for later releases to build on.")
+@click.option("--dry-run", is_flag=True, help="Say what packages would come to, write nothing.")
 @workspace_option
 @progress_option
 @json_option
 def build(
-    spec: Path,
+    spec: Path | None,
     out: Path,
     form: str,
     volume_size: str,
+    bases: tuple[str, ...],
+    keep: bool,
+    parity: int,
+    repair: Path | None,
+    source: Path | None,
     dry_run: bool,
     workspace: Path | None,
     progress: bool,
     as_json: bool,
 ) -> None:
-    """Build the release that SPEC describes, sign it, and write its package."""
-    from airpack.formats.packspec import parse_size
+    """Build the release that SPEC describes, sign it, and write its package; or repair one that came damaged."""
+    if repair is not None or source is not None or spec is None:
+        if spec is not None or repair is None or source is None:
+            raise InputError(
+                "build takes either a pack spec, or --repair REPORT together with --from PACKAGE",
+                hint="airpack build --help",
+            )
+        _repair(repair, source, out, dry_run=dry_run, progress=progress, as_json=as_json)
+        return
+    from airpack.formats.sizes import parse_volume_size
     from airpack.ops.build import build as run
     from airpack.ops.workspace import Workspace
 
@@ -111,11 +153,15 @@ def build(
         form="oci" if form == "oci" else "package",
         passphrase=_passphrase(new=False),
         now=now(),
-        volume_size=parse_size(volume_size),
+        volume_size=parse_volume_size(volume_size),
+        parity=parity,
+        bases=bases,
+        keep=keep,
         dry_run=dry_run,
         reporter=output.reporter(as_json=as_json, progress=progress),
     )
     lines = [f"would pack   {result.product}@{result.version}: {result.files} files, {output.size(result.bytes_raw)}"]
+    lines += [line for way in result.ways for line in _way(way)]
     if result.built is not None:
         share = result.bytes_packed / result.bytes_raw if result.bytes_raw else 1.0
         again = " (built before: same release, same signatures)" if result.repeated else ""
@@ -125,9 +171,50 @@ def build(
             f"sequence     {result.built.sequence}",
             f"files        {result.files}, {output.size(result.bytes_raw)}",
             f"written      {output.size(result.bytes_packed)} ({share:.0%}) in {result.out}",
+            *(f"builds on    {base.name}, which a site must hold" for base in result.bases),
             *(f"head         {path.name}" for path in [result.head] if path),
             *(f"volume       {path.name}" for path in result.volumes),
         ]
+    output.show(result.document(), lines, as_json=as_json)
+
+
+def _way(way: "Way") -> list[str]:
+    """Return what a dry run says of one package."""
+    found = way.forecast
+    how = "every frame coded" if found.is_exact else f"an estimate, {found.coded} of {found.frames} frames coded"
+    name = f"on {' + '.join(way.bases)}" if way.bases else "alone"
+    lines = [f"{name}: {output.size(found.bytes)} ({how})"]
+    if way.tally is not None:
+        tally = way.tally
+        lines += [
+            f"  left out   {tally.reused_files} files, {output.size(tally.reused)}",
+            f"  the same   {tally.same_tensors} tensors, {output.size(tally.same)}",
+            f"  like it    {tally.like_tensors} tensors, {output.size(tally.like)}",
+            f"  patches    {tally.patched_files} files, {output.size(tally.patched)}",
+            f"  the rest   {output.size(tally.rest)}",
+        ]
+    return lines
+
+
+def _chunks(count: int) -> str:
+    return "1 chunk" if count == 1 else f"{count} chunks"
+
+
+def _repair(report: Path, source: Path, out: Path, *, dry_run: bool, progress: bool, as_json: bool) -> None:
+    from airpack.ops.repair_package import repair_package
+
+    reporter = output.reporter(as_json=as_json, progress=progress)
+    result = repair_package(report, source, out, dry_run=dry_run, reporter=reporter)
+    rows = [
+        (part.name, "whole volume" if part.chunks is None else _chunks(part.chunks), output.size(part.size))
+        for part in result.parts
+    ]
+    done = "would copy" if dry_run else "copied"
+    lines = [
+        f"{done} {output.size(result.size)} of {result.product}@{result.version} to {result.out}",
+        *output.table(rows),
+        *([f"{result.head.name}, the head"] if result.head else []),
+    ]
     output.show(result.document(), lines, as_json=as_json)
 
 
@@ -176,4 +263,109 @@ def releases(workspace: Path | None, as_json: bool) -> None:
     output.show(document, output.table(rows) if built else ["no releases yet"], as_json=as_json)
 
 
-COMMANDS = (init, build, publish, releases)
+@click.group()
+def receipt() -> None:
+    """What sites have acknowledged, as base of the next delta."""
+
+
+@receipt.command("trust")
+@click.argument("name")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The site's public key, SITE/evidence/site.pub, brought by a way that you trust.",
+)
+@workspace_option
+@json_option
+def receipt_trust(name: str, key: Path, workspace: Path | None, as_json: bool) -> None:
+    """Pin the key of a site under NAME."""
+    from airpack.ops.acknowledge import trust_site
+    from airpack.ops.workspace import Workspace
+
+    site = trust_site(Workspace.find(workspace, Path.cwd()), name, key)
+    output.show(site.document(), [f"pinned {site.name}", f"key    {site.key.fingerprint}"], as_json=as_json)
+
+
+@receipt.command("add")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@workspace_option
+@json_option
+def receipt_add(bundle: Path, workspace: Path | None, as_json: bool) -> None:
+    """Audit the evidence export BUNDLE, and take from it which releases its site holds."""
+    from airpack.ops.acknowledge import add_receipts
+    from airpack.ops.workspace import Workspace
+
+    site = add_receipts(Workspace.find(workspace, Path.cwd()), bundle)
+    assert site.held is not None
+    rows = [(each.name, str(each.release)) for each in site.held.holdings]
+    lines = [f"added export {site.held.state.export} of {site.name}: {site.held.state.size} records"]
+    lines += output.table([("HOLDS", "DIGEST"), *rows]) if rows else ["it holds no release"]
+    output.show(site.document(), lines, as_json=as_json)
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.option("--only", default="", metavar="VOLUMES", help="Only these: 3,5-7,p1 (p for parity), or names.")
+@click.option("--medium", default=1, show_default=True, type=click.IntRange(1, 9999), help="Number of the first DIR.")
+@click.option("--no-read-back", is_flag=True, help="Compare nothing: for transfer folders that empty as they fill.")
+@click.option("--label", type=click.Path(path_type=Path), help="Write the labels to this file too, as text.")
+@click.option("--force", is_flag=True, help="Replace other files under the package's names, and the file of --label.")
+@click.option("--dry-run", is_flag=True, help="Say which file would go where, write nothing.")
+@progress_option
+@json_option
+def write(
+    package: Path,
+    folders: tuple[Path, ...],
+    only: str,
+    medium: int,
+    no_read_back: bool,
+    label: Path | None,
+    force: bool,
+    dry_run: bool,
+    progress: bool,
+    as_json: bool,
+) -> None:
+    """Spread PACKAGE over the media mounted at DIR, the head last on each, and read them back."""
+    from airpack.errors import PartialError
+    from airpack.ops.write import Options, write_package
+
+    options = Options(only=only, first=medium, replace=force, read_back=not no_read_back, dry_run=dry_run, label=label)
+    reporter = output.reporter(as_json=as_json, progress=progress)
+    try:
+        result = write_package(package, folders, options=options, now=now(), reporter=reporter)
+    except PartialError as error:
+        if not as_json:
+            output.show_found(_written_lines(error.document))
+        raise
+    output.show(result.document(), _written_lines(result.document()), as_json=as_json)
+
+
+def _written_lines(document: dict[str, Any]) -> list[str]:
+    """Return what went where, and each medium's label, for people."""
+    lines: list[str] = []
+    for medium in document.get("media", []):
+        of = f" of {medium['of']}" if medium["of"] else ""
+        kind = medium["file_system"] or "file system unknown"
+        lines.append(f"medium {medium['medium']}{of}: {medium['folder']} ({kind})")
+        done = "to write" if document["dry_run"] else "written"
+        lines += output.table(
+            ("  " + file["name"], output.size(file["size"]), "there already" if file["kept"] else done)
+            for file in medium["files"]
+        )
+        lines += [_READ_BACK[medium["read_back"]]] if not document["dry_run"] else []
+        lines += ["", *(f"    {line}" for line in medium["label"]), ""] if medium["label"] else []
+    if document.get("survives_one"):
+        lines.append("any one of these media may be lost: parity rebuilds what was on it")
+    lines += [f"not of this package, left alone: {name}" for name in document.get("ignored", [])]
+    return lines
+
+
+_READ_BACK = {
+    "direct": "  read back from the device, past the page cache: equal",
+    "dropped": "  read back after the page cache was told to let go: equal",
+    "no": "  not read back",
+}
+
+COMMANDS = (init, build, write, publish, releases, receipt)

@@ -46,7 +46,7 @@ from airpack.types import Check, Digest, Limits
 
 STATE_SCHEMA: Final = "airpack.auditor/1"
 _MAX_STATE: Final = 4096  # bytes
-_MAX_BUNDLE: Final = Limits.EVIDENCE_BUNDLE + (4 << 20)  # bytes: content and what ZIP adds for 10,000 names
+MOST: Final = Limits.EVIDENCE_BUNDLE + (4 << 20)  # bytes: content and what ZIP adds for 10,000 names
 _SHOWN: Final = 8  # items that one finding lists
 
 
@@ -324,9 +324,9 @@ class _Audit:
         )
 
     def _check_archive(self) -> str:
-        data = read_regular(self._bundle, _MAX_BUNDLE) if isinstance(self._bundle, Path) else self._bundle
-        if len(data) > _MAX_BUNDLE:
-            raise IntegrityError(f"the export has {len(data)} bytes; at most {_MAX_BUNDLE} are read")
+        data = read_regular(self._bundle, MOST) if isinstance(self._bundle, Path) else self._bundle
+        if len(data) > MOST:
+            raise IntegrityError(f"the export has {len(data)} bytes; at most {MOST} are read")
         self.files = read_archive(data)
         for name in (bundle_format.MANIFEST, bundle_format.ENVELOPE):
             if name not in self.files:

@@ -126,3 +126,5 @@ _WALKERS: Final[Mapping[str, Callable[[Reader], _Found]]] = {
     "gguf": _gguf,
     "onnx": _onnx,
 }
+FORMATS: Final = frozenset(_WALKERS)
+"""The formats in which tensors are found."""

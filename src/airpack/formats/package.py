@@ -21,13 +21,13 @@ from airpack.types import Digest, Limits
 
 PAYLOAD_TYPE: Final = "application/vnd.airpack.package.v1+json"
 SCHEMA: Final = "airpack.package/1"
+BASES: Final = 16  # releases that a package may build on
 GROUP: Final = 256  # volumes in one group, parity volumes too: what Reed-Solomon over bytes allows
 
 _WHAT = "package manifest"
 _PRODUCT = re.compile(r"(?=.{2,63}\Z)[a-z0-9]+(?:[._-][a-z0-9]+)*\Z")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}\Z")
 _VOLUME = re.compile(r"[a-z0-9._-]{1,100}\.airvol\Z")
-_MOST_BASES = 16
 _NUMBERS = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 
 
@@ -192,11 +192,7 @@ class PackageManifest:
             payload: Digest of the manifest's signed bytes.
             position: Place among all parity volumes.
         """
-        groups = [group for group in self.parity for _ in group.volumes]
-        group = groups[position]
-        return volume.Header(
-            payload, position + 1, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC
-        )
+        return parity_headers_of(self.parity, payload)[position]
 
     def emit(self) -> bytes:
         """Return the canonical bytes, to be signed as `PAYLOAD_TYPE`."""
@@ -234,7 +230,7 @@ class PackageManifest:
             needs_airpack=_matching(fields, "needs_airpack", _NUMBERS),
             files=tuple(_parse_file(item) for item in fields.tables("files", most=Limits.FILES)),
             volumes=volumes,
-            bases=tuple(_parse_base(item) for item in fields.tables("bases", most=_MOST_BASES)),
+            bases=tuple(_parse_base(item) for item in fields.tables("bases", most=BASES)),
             parity=_parse_parity(fields, volumes),
         )
         fields.done()
@@ -261,6 +257,15 @@ def header_of(volumes: tuple[VolumeInfo, ...], payload: Digest, position: int) -
     return volume.Header(payload, position + 1, len(volumes), info.entries, info.slots, info.data)
 
 
+def parity_headers_of(parity: tuple[ParityGroup, ...], payload: Digest) -> list[volume.Header]:
+    """Return the headers of all parity volumes in order, as `header_of` does for one of the others."""
+    groups = [group for group in parity for _ in group.volumes]
+    return [
+        volume.Header(payload, number, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC)
+        for number, group in enumerate(groups, 1)
+    ]
+
+
 def is_newer(needs: str, have: str) -> bool:
     """Return whether a package that needs airpack `needs` is too new for airpack `have`.
 
@@ -272,6 +277,11 @@ def is_newer(needs: str, have: str) -> bool:
         ValueError: One of them does not begin with three dotted numbers (a caller's bug).
     """
     return _numbers(needs) > _numbers(have)
+
+
+def is_volume_name(text: str) -> bool:
+    """Return whether a volume may have the name `text`."""
+    return _VOLUME.fullmatch(text) is not None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -11,19 +11,19 @@ docs/reference/pack-spec.md. Paths are as written, relative to the spec file; no
 keys are refused: a need that is misspelt is a need that is not held.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 from airpack.errors import InputError
 from airpack.formats.compat import KINDS, MOST_MEMORY, NATIVE, read_platform
 from airpack.formats.fields import Fields
-from airpack.formats.names import check_component, check_product, check_version
+from airpack.formats.names import check_component, check_product, check_version, parse_ref
+from airpack.formats.package import BASES
 from airpack.formats.probe import Probe, parse_probe
+from airpack.formats.sizes import parse_size
 from airpack.types import Limits
 
-_SIZE = re.compile(r"([0-9]{1,12}) ?(KiB|MiB|GiB|TiB|B)?\Z")
-_UNITS: Final = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+SITE: Final = "site:"  # before the name of a site, as a base: whatever it holds
 _COMPONENTS: Final = 1000  # models, or runtimes
 _LICENSE: Final = 200  # characters
 
@@ -66,6 +66,7 @@ class PackSpec:
         product: The product.
         version: Its version.
         sequence: The release's place in the order of releases; None for the channel's next.
+        bases: Releases that sites hold already, as `--base` takes them.
         models: At least one, names unique.
         runtimes: Names unique.
         probe: The smoke test, `golden` relative to the spec file; None when there is none.
@@ -75,6 +76,7 @@ class PackSpec:
     product: str
     version: str
     sequence: int | None
+    bases: tuple[str, ...]
     models: tuple[ModelSpec, ...]
     runtimes: tuple[RuntimeSpec, ...]
     probe: Probe | None
@@ -94,7 +96,7 @@ def parse(text: bytes, what: str) -> PackSpec:
     if len(text) > Limits.DOCUMENT:
         raise InputError(f"{what} has {len(text)} bytes; at most {Limits.DOCUMENT} are read")
     top = Fields.from_toml(text, what=what, error=InputError)
-    product, version, sequence = _release(_section(top, "release", "[release]"))
+    product, version, sequence, bases = _release(_section(top, "release", "[release]"))
     models = tuple(_model(fields) for fields in _sections(top, "model"))
     runtimes = tuple(_runtime(fields) for fields in _sections(top, "runtime"))
     top.mapping("probe", {})  # asked for also where it is absent, so that a misspelt [prob] is told the right name
@@ -109,26 +111,12 @@ def parse(text: bytes, what: str) -> PackSpec:
         product=product,
         version=version,
         sequence=sequence,
+        bases=bases,
         models=models,
         runtimes=runtimes,
         probe=None if probe is None else parse_probe(probe, upwards=True),
         require=_require(require, f"{what} [require]"),
     )
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes in a size such as `2GiB`, `512 MiB` or `4096`.
-
-    Raises:
-        InputError: Not a whole number with an optional B, KiB, MiB, GiB or TiB.
-    """
-    match = _SIZE.match(text)
-    if not match:
-        raise InputError(
-            f"{text[:60]!r} is not a size; expected a whole number and B, KiB, MiB, GiB or TiB",
-            hint='for example "2GiB"',
-        )
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _section(top: Fields, key: str, title: str) -> Fields:
@@ -143,14 +131,16 @@ def _sections(top: Fields, key: str) -> list[Fields]:
     ]
 
 
-def _release(fields: Fields) -> tuple[str, str, int | None]:
+def _release(fields: Fields) -> tuple[str, str, int | None, tuple[str, ...]]:
     product = check_product(fields.text("product"), error=InputError)
     version = check_version(fields.text("version"), error=InputError)
     sequence = fields.integer("sequence", 1, low=1)
-    if "base" in fields:
-        raise fields.fail("'base' asks for a delta; deltas are not built by this version", hint="leave 'base' out")
+    bases = tuple(fields.texts("base", most=BASES, default=[]))
+    for name in bases:
+        if not name.startswith(SITE):
+            parse_ref(name)
     fields.done()
-    return product, version, sequence if "sequence" in fields else None
+    return product, version, sequence if "sequence" in fields else None, bases
 
 
 def _model(fields: Fields) -> ModelSpec:

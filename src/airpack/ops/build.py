@@ -1,7 +1,8 @@
 """Build: a pack spec becomes a signed release, and the release a package (or a plain OCI layout).
 
     1. inputs are found, formats read, wheels checked against their RECORD while they are packed
-    2. one pass writes the volumes; the digests that come out of it make the release's documents
+    2. one pass writes the volumes; the digests that come out of it make the release's documents. With bases, new files
+       are held against theirs before, and the package is a delta; one that would be no smaller stands alone
     3. the packer signs the package manifest; release, builder and cosign keys sign their attestations, the builder's
        also a bill of materials
     4. the channel lists the release and issues fresh metadata; the head is written; all of it is admitted once,
@@ -11,12 +12,11 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 `product@version` that is released already and would change is refused.
 """
 
-import glob
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -28,7 +28,7 @@ from airpack.crypto.keys import PrivateKey
 from airpack.errors import InputError, IntegrityError, NotFoundError
 from airpack.facts.licenses import declared
 from airpack.formats import bom, bundle, canonical, dsse, head, oci, packspec
-from airpack.formats.package import PAYLOAD_TYPE, PackageManifest
+from airpack.formats.package import PAYLOAD_TYPE, Base, PackageManifest
 from airpack.formats.packspec import PackSpec
 from airpack.formats.release import ReleaseDocs, assemble, read_release
 from airpack.formats.statement import (
@@ -42,21 +42,51 @@ from airpack.formats.statement import (
     provenance,
 )
 from airpack.formats.times import emit_time
+from airpack.ops.basis import compare, find_bases
 from airpack.ops.inputs import Inputs, gather
 from airpack.ops.inspect_ import claimed_manifest
 from airpack.ops.layout import LayoutWriter
 from airpack.ops.medium import read_head
+from airpack.ops.places import Places
 from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Passphrase, Workspace
 from airpack.policy.admission import SEQUENCE_FIELD, Steps, admit
 from airpack.policy.compat import judge_release, refuse
-from airpack.transport.writer import VOLUME_SIZE, PackWriter
+from airpack.transport.delta import Delta, Tally
+from airpack.transport.forecast import Forecast, forecast
+from airpack.transport.writer import VOLUME_SIZE, PackWriter, volumes_in
 from airpack.types import Descriptor, Digest, Limits, Reporter, Silent
 
 Form = Literal["package", "oci"]
 BUILD_TYPE: Final = "https://airpack.dev/build/v1"
 NEEDS_AIRPACK: Final = "0.1.0"
 _SIGNERS: Final = ("release", "builder", "packer", "cosign", "targets", "snapshot", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What one package would come to.
+
+    Attributes:
+        bases: The bases that were tried, `product@version`; none for the package that stands alone.
+        forecast: What its volumes come to.
+        tally: What becomes of the release's bytes; None without bases.
+    """
+
+    bases: tuple[str, ...]
+    forecast: Forecast
+    tally: Tally | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON keys that scripts rely on."""
+        return {
+            "bases": list(self.bases),
+            "bytes": self.forecast.bytes,
+            "exact": self.forecast.is_exact,
+            "frames": self.forecast.frames,
+            "coded": self.forecast.coded,
+            "delta": asdict(self.tally) if self.tally else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +102,9 @@ class BuildResult:
         bytes_packed: Bytes of all files written; 0 for a dry run.
         files: Number of files in the release.
         repeated: Whether this very release had been built before.
+        bases: What the package builds on; nothing where it stands alone.
+        tally: What became of the release's bytes, where bases were named.
+        ways: What a dry run found that packages would come to: one that stands alone, and those with bases.
     """
 
     built: Built | None
@@ -84,6 +117,9 @@ class BuildResult:
     bytes_packed: int
     files: int
     repeated: bool
+    bases: tuple[Base, ...] = ()
+    tally: Tally | None = None
+    ways: tuple[Way, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
@@ -99,6 +135,11 @@ class BuildResult:
             "bytes_packed": self.bytes_packed,
             "files": self.files,
             "repeated": self.repeated,
+            "bases": [
+                {"release": str(base.release), "product": base.product, "version": base.version} for base in self.bases
+            ],
+            "delta": asdict(self.tally) if self.tally else None,
+            "ways": [way.document() for way in self.ways],
         }
 
 
@@ -111,6 +152,9 @@ def build(
     passphrase: Passphrase,
     now: datetime,
     volume_size: int = VOLUME_SIZE,
+    bases: Sequence[str] = (),
+    keep: bool = False,
+    parity: int = 0,
     dry_run: bool = False,
     reporter: Reporter | None = None,
 ) -> BuildResult:
@@ -124,14 +168,17 @@ def build(
         passphrase: Asked once when keys are encrypted.
         now: The time of signing.
         volume_size: Largest volume in bytes.
-        dry_run: Find and check the inputs, write nothing.
+        bases: Releases that the sites hold already, REFs or `site:NAME`, beside those that the spec names.
+        keep: Copy the release's large files into the workspace, so that they stay there as base of later ones.
+        parity: Parity volumes for each group of volumes; 0 for none.
+        dry_run: Find and check the inputs, and say what packages would come to; write nothing.
         reporter: Receives progress.
 
     Raises:
         InputError: The spec, or what it names; or a release that exists already would change.
-        NotFoundError: The spec or a key is not there.
+        NotFoundError: The spec, a key, a base or its bytes are not there.
         IncompatibleError: Model and runtime do not fit, or a format is unsafe.
-        IntegrityError: A wheel is not what its RECORD says.
+        IntegrityError: A wheel is not what its RECORD says, or bytes of a base have changed.
         TrustError: A key cannot be opened.
         StorageError: Disk.
     """
@@ -143,24 +190,46 @@ def build(
     spec = packspec.parse(text, spec_path.name)
     with ExitStack() as stack:
         inputs = gather(spec, spec_path.absolute().parent, stack)
+        found = find_bases(workspace, [*spec.bases, *bases], product=spec.product, version=spec.version)
+        if found and form != "package":
+            raise InputError("a plain layout is always whole: --base is for packages")
         if dry_run:
-            sizes = inputs.size
             return BuildResult(
-                None,
-                spec.product,
-                spec.version,
-                None,
-                (),
-                out.resolve(),
-                sizes,
-                0,
-                len(inputs.sources),
+                built=None,
+                product=spec.product,
+                version=spec.version,
+                head=None,
+                volumes=(),
+                out=out.resolve(),
+                bytes_raw=inputs.size,
+                bytes_packed=0,
+                files=len(inputs.sources),
                 repeated=False,
+                ways=tuple(_ways(workspace, inputs, found, volume_size, reporter)) if form == "package" else (),
             )
         stack.enter_context(workspace.lock)
         keys = workspace.private_keys(_SIGNERS, passphrase)
         work = _Build(workspace, spec, Digest.of(text), inputs, keys, now, reporter)
-        return work.package(out.resolve(), volume_size) if form == "package" else work.layout(out.resolve())
+        whole = form == "oci"
+        result = work.layout(out.resolve()) if whole else work.package(out.resolve(), volume_size, parity, found)
+        if keep:
+            workspace.places.keep(zip(inputs.sources, work.digests, strict=True), reporter)
+        return result
+
+
+def _ways(
+    workspace: Workspace, inputs: Inputs, builts: Sequence[Built], volume_size: int, reporter: Reporter
+) -> Iterator[Way]:
+    """Yield what a package would come to: alone, on each base, and on all of them together."""
+    yield Way((), forecast(inputs.sources, None, volume_size=volume_size, reporter=reporter))
+    if not builts:
+        return
+    with compare(workspace, builts, inputs, reporter) as (news, library):
+        each = [(release,) for release in library.releases]
+        for releases in [*each, tuple(library.releases)] if len(each) > 1 else each:
+            delta = Delta(news, library, volume_size=volume_size, releases=releases, reporter=reporter)
+            found = forecast(delta.sources, delta, volume_size=volume_size, reporter=reporter)
+            yield Way(tuple(release.name for release in releases), found, delta.tally)
 
 
 class _Build:
@@ -178,25 +247,56 @@ class _Build:
     ) -> None:
         self._workspace, self._spec, self._spec_digest = workspace, spec, spec_digest
         self._inputs, self._keys, self._now, self._reporter = inputs, keys, now, reporter
+        self.digests: list[Digest] = []
 
     @property
     def _name(self) -> str:
         return f"{self._spec.product}@{self._spec.version}"
 
-    def package(self, out: Path, volume_size: int) -> BuildResult:
-        """Write head and volumes."""
-        name = f"{self._spec.product}-{self._spec.version}".lower()
+    def package(self, out: Path, volume_size: int, parity: int, builts: Sequence[Built]) -> BuildResult:
+        """Write head and volumes, building on the releases `builts` where that makes them smaller."""
         fsops.make_dir(out)
-        self._check_place(out / f"{name}{head.SUFFIX}")
+        self._check_place(out / f"{self._file_name}{head.SUFFIX}")
         for stale in out.glob(".airpack-*.part"):
             fsops.remove_tree(stale)
+        if builts:
+            with compare(self._workspace, builts, self._inputs, self._reporter) as (news, library):
+                delta = Delta(news, library, volume_size=volume_size, reporter=self._reporter)
+                result = self._package(out, volume_size, parity, delta) if delta.bases else None
+            if result is not None:
+                return replace(result, tally=delta.tally)
+            names = ", ".join(built.name for built in builts)
+            self._reporter.note(f"the package would be no smaller for {names}: it stands alone")
+        result = self._package(out, volume_size, parity, None)
+        assert result is not None, "what stands alone is always worth it"
+        return result
+
+    @property
+    def _file_name(self) -> str:
+        return f"{self._spec.product}-{self._spec.version}".lower()
+
+    def _package(self, out: Path, volume_size: int, parity: int, delta: Delta | None) -> BuildResult | None:
+        """Write head and volumes; nothing, and return None, where a delta turns out to be no smaller."""
+        name = self._file_name
         staging = Path(tempfile.mkdtemp(prefix=".airpack-", suffix=".part", dir=out))
         try:
-            with PackWriter(staging, name, volume_size=volume_size, reporter=self._reporter) as writer:
-                docs = self._documents(writer.pack(self._inputs.sources))
+            with PackWriter(
+                staging, name, volume_size=volume_size, parity_volumes=parity, reporter=self._reporter
+            ) as writer:
+                self._pack(writer, delta)
+                if delta is not None and not delta.is_worth(writer.spared):
+                    return None
+                docs = self._documents(self.digests)
                 files, volumes = writer.close()
                 manifest = PackageManifest(
-                    docs.digest, self._spec.product, self._spec.version, NEEDS_AIRPACK, files, volumes
+                    docs.digest,
+                    self._spec.product,
+                    self._spec.version,
+                    NEEDS_AIRPACK,
+                    files,
+                    volumes,
+                    delta.bases if delta else (),
+                    parity=writer.groups,
                 )
                 payload = manifest.emit()
                 writer.seal(payload)
@@ -205,7 +305,7 @@ class _Build:
             data = self._head(dsse.emit(envelope), blobs)
             self._check(data)
             fsops.write_durable(staging / f"{name}{head.SUFFIX}", data)
-            paths = _move(staging, out, [*(volume.name for volume in volumes), f"{name}{head.SUFFIX}"])
+            paths = _move(staging, out, [*manifest.names, f"{name}{head.SUFFIX}"])
         finally:
             fsops.remove_tree(staging)
         return BuildResult(
@@ -215,11 +315,19 @@ class _Build:
             head=paths[-1],
             volumes=tuple(paths[:-1]),
             out=out,
-            bytes_raw=manifest.total,
+            bytes_raw=self._inputs.distinct_size(self.digests),
             bytes_packed=sum(path.stat().st_size for path in paths),
             files=docs.compat.total_files,
             repeated=repeated,
+            bases=manifest.bases,
         )
+
+    def _pack(self, writer: PackWriter, delta: Delta | None) -> None:
+        if delta is None:
+            self.digests = writer.pack(self._inputs.sources)
+        else:
+            self.digests = delta.digests(writer.pack(delta.sources, delta))
+            delta.check()
 
     def _check_place(self, path: Path) -> None:
         """Refuse to replace the package of another release: two names may become one file name."""
@@ -241,14 +349,13 @@ class _Build:
         if out.exists() and any(out.iterdir()):
             raise InputError(f"{out} is not empty", hint="choose a new folder for the layout")
         writer = LayoutWriter(out)
-        digests = writer.add(self._inputs.sources, self._reporter)
-        docs = self._documents(digests)
+        self.digests = writer.add(self._inputs.sources, self._reporter)
+        docs = self._documents(self.digests)
         built, blobs, repeated = self._release(docs)
         for data in blobs.values():
             writer.put(data)
         referrers = {digest: blobs[digest] for digest in built.attestations}
         writer.finish(built.name, Descriptor(oci.INDEX, docs.digest, len(docs.index)), referrers)
-        sizes = {digest: source.size for digest, source in zip(digests, self._inputs.sources, strict=True)}
         return BuildResult(
             built=built,
             product=self._spec.product,
@@ -256,7 +363,7 @@ class _Build:
             head=None,
             volumes=(),
             out=out,
-            bytes_raw=sum(sizes.values()),
+            bytes_raw=self._inputs.distinct_size(self.digests),
             bytes_packed=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
             files=docs.compat.total_files,
             repeated=repeated,
@@ -302,6 +409,7 @@ class _Build:
             channel.publish(self._keys, {path: docs.index}, self._now, {path: {SEQUENCE_FIELD: built.sequence}})
         else:
             channel.publish(self._keys, {}, self._now)
+        self._workspace.places.remember(Places.of(built.release, self._inputs.placed(self.digests)))
         return built, blobs, before is not None and before.release == docs.digest
 
     def _sequence(self, known: Mapping[str, Built]) -> int:
@@ -401,9 +509,9 @@ def _move(staging: Path, out: Path, names: list[str]) -> list[Path]:
 
     Volumes that an earlier build of the same package left, and this one did not write, go.
     """
-    stem = names[-1].removesuffix(head.SUFFIX)
-    for path in out.glob(f"{glob.escape(stem)}.[0-9][0-9][0-9][0-9].airvol"):
-        if path.name not in names:
+    listed = set(names)
+    for path in volumes_in(out, names[-1].removesuffix(head.SUFFIX)):
+        if path.name not in listed:
             fsops.remove_file(path)
     for name in names:
         fsops.rename_durable(staging / name, out / name)

@@ -3,7 +3,7 @@
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,12 +14,14 @@ from airpack import fsops
 from airpack.errors import IncompatibleError, InputError
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import HEAD, identify
-from airpack.facts.tensors import Layout, fit, read_layout
+from airpack.facts.tensors import FORMATS, Layout, fit, read_layout
 from airpack.facts.wheel import Wheel, read_wheels
-from airpack.formats.compat import CompatWheel
+from airpack.formats.compat import GOLDEN_PATH, CompatWheel
 from airpack.formats.names import check_paths
+from airpack.formats.package import FileInfo
 from airpack.formats.packspec import ModelSpec, PackSpec, RuntimeSpec
 from airpack.formats.release import ModelPart, PackedFile, RuntimePart
+from airpack.ops.places import LEAST, Place, Placed
 from airpack.types import Digest, Source, Tensor
 
 
@@ -32,12 +34,19 @@ class Component:
         sources: Its files, sorted by path; those of a model with the bounds of their tensors, those of a runtime solid.
         formats: Format by content of each file, for models.
         wheel: The wheel that the files come from, for runtimes of that kind.
+        places: Where the bytes of each file lie.
     """
 
     spec: ModelSpec | RuntimeSpec
     sources: tuple[Source, ...]
     formats: tuple[str, ...] = ()
     wheel: Wheel | None = None
+    places: tuple[Place, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The folder that the files land in, in a generation."""
+        return f"{'model' if isinstance(self.spec, ModelSpec) else 'runtime'}/{self.spec.name}"
 
 
 @dataclass(slots=True)
@@ -47,10 +56,12 @@ class Inputs:
     Attributes:
         components: Models and runtimes, a runtime of wheels being one component per wheel.
         golden: The golden arrays, None without a probe that compares.
+        golden_place: Where they lie.
     """
 
     components: list[Component] = field(default_factory=list)
     golden: Source | None = None
+    golden_place: Place | None = None
 
     @property
     def sources(self) -> list[Source]:
@@ -59,9 +70,35 @@ class Inputs:
         return files if self.golden is None else [*files, self.golden]
 
     @property
+    def places(self) -> list[Place]:
+        """Where each of `sources` lies."""
+        places = [place for component in self.components for place in component.places]
+        return places if self.golden_place is None else [*places, self.golden_place]
+
+    @property
+    def paths(self) -> list[str]:
+        """The path of each of `sources` in a generation."""
+        paths = [f"{each.folder}/{source.path}" for each in self.components for source in each.sources]
+        return paths if self.golden is None else [*paths, GOLDEN_PATH]
+
+    @property
     def size(self) -> int:
         """Bytes of all files; equal ones are counted each time."""
         return sum(source.size for source in self.sources)
+
+    def distinct_size(self, digests: Sequence[Digest]) -> int:
+        """Return the bytes of all files, equal ones once, given the digest of each in the order of `sources`."""
+        return sum({digest: source.size for digest, source in zip(digests, self.sources, strict=True)}.values())
+
+    def placed(self, digests: Sequence[Digest]) -> Iterator[Placed]:
+        """Yield what to remember of where files lie: all of models, the large ones of everything else.
+
+        Args:
+            digests: The digest of each file, in the order of `sources`.
+        """
+        for source, digest, place, path in zip(self.sources, digests, self.places, self.paths, strict=True):
+            if path.startswith("model/") or source.size >= LEAST:
+                yield Placed(FileInfo(digest, source.size), place)
 
     def parts(self, digests: list[Digest]) -> tuple[list[ModelPart], list[RuntimePart], PackedFile | None]:
         """Return the parts of the release, given the digest of each file in the order of `sources`."""
@@ -101,28 +138,37 @@ def gather(spec: PackSpec, base: Path, stack: ExitStack) -> Inputs:
     """
     inputs = Inputs()
     for model in spec.models:
-        sources = _collect(base / model.path, f"model {model.name!r}", modes=False)
+        sources, places = _collect(base / model.path, f"model {model.name!r}", modes=False)
         formats = tuple(_format(source) for source in sources)
-        inputs.components.append(Component(model, _bounded(sources, formats), formats))
+        inputs.components.append(Component(model, bounded(sources, formats), formats, places=places))
     for runtime in spec.runtimes:
         inputs.components += _runtime(runtime, base, stack)
     if spec.probe is not None and spec.probe.golden:
         path = base / spec.probe.golden
         check_golden(path)
-        inputs.golden = _source(path, "golden.npz", modes=False)
+        inputs.golden, inputs.golden_place = _source(path, "golden.npz", modes=False), _place(path)
     return inputs
 
 
 def _runtime(spec: RuntimeSpec, base: Path, stack: ExitStack) -> list[Component]:
     folder = base / spec.path
     if spec.kind != "wheels":
-        return [Component(spec, _solid(_collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web")))]
+        sources, places = _collect(folder, f"runtime {spec.name!r}", modes=spec.kind != "web")
+        return [Component(spec, _solid(sources), places=places)]
     if not _is_folder(folder):
         raise InputError(f"runtime {spec.name!r}: no folder {folder}", hint="pip download -d puts wheels into a folder")
     wheels = read_wheels(folder)
     for wheel in wheels:
         stack.callback(wheel.close)
-    return [Component(spec, _solid(wheel.sources), wheel=wheel) for wheel in wheels]
+    return [
+        Component(
+            spec,
+            _solid(wheel.sources),
+            wheel=wheel,
+            places=tuple(replace(_place(folder / wheel.filename), member=source.path) for source in wheel.sources),
+        )
+        for wheel in wheels
+    ]
 
 
 def _solid(sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -130,8 +176,13 @@ def _solid(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return tuple(replace(source, solid=True) for source in sources)
 
 
-def _bounded(sources: tuple[Source, ...], formats: tuple[str, ...]) -> tuple[Source, ...]:
-    """Return the files of a model with the bounds of tensors, as each file, or one that refers to it, says."""
+def bounded(sources: tuple[Source, ...], formats: tuple[str, ...]) -> tuple[Source, ...]:
+    """Return the files of a model with the bounds of tensors, as each file, or one that refers to it, says.
+
+    Args:
+        sources: All files of the model.
+        formats: Format by content of each.
+    """
     found: dict[str, list[Tensor]] = {}
     for source, name in zip(sources, formats, strict=True):
         layout = _layout(source, name)
@@ -143,20 +194,27 @@ def _bounded(sources: tuple[Source, ...], formats: tuple[str, ...]) -> tuple[Sou
 
 
 def _layout(source: Source, name: str) -> Layout:
+    if name not in FORMATS:
+        return Layout()
     with source.open() as stream:
         return read_layout(name, stream, source.size)
 
 
-def _collect(path: Path, what: str, *, modes: bool) -> tuple[Source, ...]:
-    """Return the file at `path`, or all files below the folder at `path`, sorted."""
+def _collect(path: Path, what: str, *, modes: bool) -> tuple[tuple[Source, ...], tuple[Place, ...]]:
+    """Return the file at `path`, or all files below the folder at `path`, sorted, and where they lie."""
     if _is_folder(path):
-        found = [_source(file, file.relative_to(path).as_posix(), modes=modes) for file in sorted(_walk(path))]
+        files = sorted(_walk(path))
+        found = [_source(file, file.relative_to(path).as_posix(), modes=modes) for file in files]
     else:
-        found = [_source(path, path.name, modes=modes)]
+        files, found = [path], [_source(path, path.name, modes=modes)]
     if not found:
         raise InputError(f"{what}: {path} holds no files")
     check_paths([source.path for source in found], error=InputError)
-    return tuple(found)
+    return tuple(found), tuple(_place(file) for file in files)
+
+
+def _place(path: Path) -> Place:
+    return Place(Path(os.path.abspath(path)))  # noqa: PTH100 - links stay: the folder they lead to may be a newer one
 
 
 def _is_folder(path: Path) -> bool:

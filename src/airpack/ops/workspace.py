@@ -3,7 +3,8 @@
 airpack.toml            schema and channel name
 keys/                   root.json (what sites pin) and the public keys, PEM
 manifests/              pack specs
-registry/               OCI layout of the small blobs of releases built, and the channel's TUF repository
+registry/               OCI layout of the small blobs of releases built, where their large files lie (`places`), what
+                        sites hold (`sites`), and the channel's TUF repository
 .airpack/private/       private keys (0700, files 0600), ignored by a .gitignore of its own
 """
 
@@ -23,6 +24,7 @@ from airpack.formats.package import PAYLOAD_TYPE
 from airpack.formats.statement import PREDICATE_COSIGN, PREDICATE_PROVENANCE, PREDICATE_RELEASE, is_channel_name
 from airpack.formats.trust import PAYLOAD_TYPE_GRANT, Revocations, Role, TrustPolicy
 from airpack.ops.layout import LAYOUT, REF_NAME
+from airpack.ops.places import PlacesFolder
 from airpack.types import Descriptor, Digest, Limits
 
 Passphrase = Callable[[], bytes | None]
@@ -189,6 +191,11 @@ class Workspace:
     def lock(self) -> fsops.Lock:
         """The lock that every change of the workspace holds."""
         return fsops.Lock(self.root / ".airpack/lock")
+
+    @property
+    def places(self) -> PlacesFolder:
+        """Where the large files of releases lie."""
+        return PlacesFolder(self.root)
 
     def channel(self) -> Channel:
         """Open the channel."""

@@ -8,7 +8,7 @@
     6. attestations  per role: predicate type, subject, threshold over distinct keys
     7. sequence      not below what already proved good here                   (a site's)
     8. compatibility model, runtime and host                                   (policy.compat)
-    9. space         what it needs on disk                                     (a site's)
+    9. space         what it needs on disk; before it, as `bases`: what it builds on is held (a site's)
     10. volumes      every chunk against its signed digest                     (transport.reader)
 
 This module decides 3 to 6 and orders the rest. It is pure: bytes and values in, an `Admitted` or an error out.

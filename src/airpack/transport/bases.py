@@ -59,7 +59,7 @@ class Bases:
             while self._open:
                 close_read(self._open.popitem()[1].descriptor)
 
-    def read(self, number: int, offset: int, length: int) -> bytes:
+    def read(self, number: int, offset: int, length: int) -> bytearray:
         """Return `length` bytes of file `number` at `offset`.
 
         Raises:
@@ -75,7 +75,7 @@ class Bases:
                 if not count:
                     raise IntegrityError(f"{self._name(number)} ends before byte {offset + length}")
                 done += count
-        return bytes(data)
+        return data
 
     def _read_some(self, number: int, descriptor: int, into: memoryview, offset: int) -> int:
         try:

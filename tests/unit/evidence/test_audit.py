@@ -649,14 +649,14 @@ def test_a_file_beyond_the_bound_is_refused(
 ) -> None:
     data, path = site.export(log), tmp_path / "evidence.zip"
     path.write_bytes(data)
-    monkeypatch.setattr(audit_module, "_MAX_BUNDLE", len(data) - 1)
+    monkeypatch.setattr(audit_module, "MOST", len(data) - 1)
     for bundle in (data, path):
         assert failed(audit(bundle, key=site.key.public)) == "archive"
 
 
 def test_the_bound_holds_the_largest_export_there_can_be() -> None:
     names_and_headers = 10_000 * (2 * 150 + 30 + 46) + 22
-    assert Limits.EVIDENCE_BUNDLE + names_and_headers <= audit_module._MAX_BUNDLE
+    assert Limits.EVIDENCE_BUNDLE + names_and_headers <= audit_module.MOST
 
 
 @pytest.mark.parametrize("step", [1, 0x20, 0x80])

@@ -86,8 +86,8 @@ class Counting(Silent):
         assert task == "check base"
         self.total += total
 
-    def advance(self, done: int, item: str = "") -> None:
-        assert not item
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
+        assert (item, volume) == ("", "")
         self.done += done
 
 
