@@ -78,7 +78,6 @@ _FORMS: Final[Mapping[int, struct.Struct]] = {  # by gguf_metadata_value_type
     12: struct.Struct("<d"),
 }
 _FLOATING: Final = frozenset({6, 12})
-_TRUTH: Final = 7
 
 _KEYS: Final = 4096  # of one file; real ones have some fifty
 _TENSORS: Final = 1 << 17

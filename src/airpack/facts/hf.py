@@ -30,7 +30,6 @@ _TEXT: Final = 200  # characters of a setting
 _SETTINGS: Final = 512
 _KEPT: Final = 64 << 10  # bytes of a value that is looked into for settings
 _ITEMS: Final = 256  # classes, templates, types
-_TEMPLATE: Final = 1 << 20  # bytes
 _LARGEST: Final = 2**53 - 1
 _Says = HfConfigFacts | HfTokenizerFacts | HfTokenizerConfigFacts | HfIndexFacts
 
