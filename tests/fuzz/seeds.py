@@ -27,8 +27,10 @@ from airpack.evidence.archive import write_archive
 from airpack.evidence.audit import AuditorState
 from airpack.evidence.merkle import Frontier, leaf_hash
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, Subject, Value
+from airpack.facts.model import read_facts
 from airpack.formats import bundle, dsse, head, journal, oci
 from airpack.formats.canonical import emit
+from airpack.formats.facts import ModelFacts
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, ReleaseDocs, RuntimePart, assemble
@@ -49,6 +51,7 @@ from airpack.transport import codec
 from airpack.types import Descriptor, Digest
 
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
+MODELS: Final = Path(__file__).resolve().parent.parent / "models"
 
 Seeds = Iterator[tuple[str, str, bytes]]  # target, name, input
 
@@ -391,12 +394,56 @@ def files() -> Seeds:
         yield "identify", name, data
     for name, data in _models().items():
         yield "tensors", name, data
+        yield name, "own", data
     arrays = {"input/x": np.zeros((2, 3), "<f4"), "expected/y": np.ones((2,), "<i8")}
     for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         members = {f"{name}.npy": _array(array) for name, array in arrays.items()}
         yield "golden", f"arrays-{kind}", _zip(members, kind)
     yield "wheel", "demo", _zip(_wheel())
     yield "wheel", "demo-packed", _zip(_wheel(), zipfile.ZIP_DEFLATED)
+
+
+def facts() -> Seeds:
+    """Yield model files of every format that facts are read of; the larger ones are those of tests/models."""
+    for target, name in (
+        ("pte", "tiny_portable.pte"),
+        ("pte", "tiny_xnnpack.pte"),
+        ("tflite", "tiny_add.tflite"),
+        ("coreml", "tiny.mlmodel"),
+        ("coreml", "tiny.mlpackage/Data/com.apple.CoreML/model.mlmodel"),
+        ("torch", "tiny_state_dict.pt"),
+        ("torch", "tiny.ts.pt"),
+        ("onnx", "tiny_ext.onnx"),
+        ("safetensors", "tiny.safetensors"),
+        ("model", "tiny_add.tflite"),
+        ("model", "tiny_state_dict.pt"),
+    ):
+        yield target, Path(name).name, (MODELS / name).read_bytes()
+    values = [1, {"a": "b"}, Digest, b"bytes", (1.5, None), frozenset({True})]
+    for protocol in range(6):
+        yield "pickles", f"protocol-{protocol}", pickle.dumps(values, protocol)
+    yield "pickles", "inst", b"(S'id'\nios\nsystem\n."
+    yield "pickles", "remembered", b"\x80\x04\x8c\x02os\x94\x8c\x06system\x9400h\x00h\x01\x93)R."
+    program = b'{"schema_version":{"major":8,"minor":2},"opset_version":{"aten":10},"torch_version":"2.9",'
+    program += b'"nodes":[{"target":"torch.ops.aten.add.Tensor"}]}'
+    inner = _zip({"i/data.pkl": pickle.dumps(Digest, 2)})
+    exported = {"m/archive_format": b"pt2", "m/version": b"0", "m/models/m.json": program, "m/data/x.pt": inner}
+    native = {"m/data/aotinductor/l.so": b"\x7fELF", "m/data/aotinductor/l_metadata.json": b'{"AOTI_MACHINE":"x86_64"}'}
+    yield "torch", "exported", _zip(exported | native)
+    config = {"model_type": "llama", "auto_map": {"AutoModel": "m.X"}, "rope_scaling": {"factor": 8.0}, "bits": 4}
+    merges = [["a", "b"]]
+    tokenizer = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {'"': 1}, "merges": merges}}
+    index = {"metadata": {"total_size": 7}, "weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}
+    settings = {"tokenizer_class": "T", "chat_template": [{"name": "default", "template": "{% set x = 1 %}"}]}
+    for name, value in (("config", config), ("tokenizer", tokenizer), ("index", index), ("settings", settings)):
+        yield "hf", name, json.dumps(value, indent=1).encode()
+        yield "model", name, json.dumps(value).encode()
+    yield "model", "jinja", b"{%- for m in messages %}{{ m }}{% endfor %}"
+    yield "model", "plan", b"ftrt" + b"\0" * 20 + bytes([10, 1, 0, 0])
+    yield "model", "gguf", _models()["gguf"]
+    for name in ("tiny_add.tflite", "tiny_state_dict.pt", "config.json", "tiny_ext.onnx", "tiny.safetensors"):
+        data = (MODELS / name).read_bytes()
+        yield "facts", name, ModelFacts((read_facts(name, io.BytesIO(data), len(data)),)).emit()
 
 
 def crashed() -> Seeds:
@@ -516,7 +563,7 @@ _RESULT: Final = (
 
 def every() -> Seeds:
     """Yield all seeds."""
-    yield from (*documents(), *channel(), *volumes(), *spare(), *evidence(), *files(), *crashed())
+    yield from (*documents(), *channel(), *volumes(), *spare(), *evidence(), *files(), *facts(), *crashed())
 
 
 def main() -> None:

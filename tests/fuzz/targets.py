@@ -42,14 +42,19 @@ from airpack.evidence.log import EvidenceLog
 from airpack.evidence.merkle import Frontier, leaf_hash, verify_consistency
 from airpack.evidence.reading import read_records
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, clip
+from airpack.facts import coreml, gguf, hf, jinja, onnx, pickles, pte, safetensors, tensorrt, tflite, torch
 from airpack.facts.golden import check_golden
 from airpack.facts.identify import identify
 from airpack.facts.licenses import of_metadata
+from airpack.facts.model import fit_together, read_facts
+from airpack.facts.notes import Notes
+from airpack.facts.reader import MalformedError, Reader
 from airpack.facts.tensors import fit, read_layout
 from airpack.facts.wheel import read_wheel
 from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
+from airpack.formats.facts import ModelFacts, Says
 from airpack.formats.fields import Fields
 from airpack.formats.journal import RECORD, emit_header, parse_records, seed_of
 from airpack.formats.modelpack import read_model
@@ -764,6 +769,88 @@ def _tensors(data: bytes) -> None:
         same(fit(layout.tensors, len(data)), layout.tensors)
         for tensors in layout.external.values():
             fit(tensors, len(data))
+
+
+_Read = Callable[[Reader, Notes], Says | None]
+
+
+def _told(read: _Read, data: bytes) -> Says | None:
+    """Return what a reader of facts finds; what it notes lies within the file, as far as it read."""
+    notes = Notes()
+    says = None
+    with suppress(MalformedError):
+        says = read(Reader(io.BytesIO(data), len(data)), notes)
+    for start, stop in (*notes.places.values(), *(code.place or (0, 0) for code in notes.code)):
+        same(0 <= start <= stop <= len(data), True)
+    for problem in notes.problems:
+        same(problem.at is None or 0 <= problem.at <= len(data), True)
+    return says
+
+
+@target("facts.gguf", "facts.reader", "facts.notes", mutate=mutate.raw, bulk=large.models)
+def _gguf(data: bytes) -> None:
+    _told(gguf.read, data)
+
+
+@target("facts.safetensors", mutate=mutate.raw, bulk=large.models)
+def _safetensors(data: bytes) -> None:
+    _told(safetensors.read, data)
+    quick = None
+    with suppress(MalformedError):
+        quick = safetensors._as_written(data[8:])
+    if quick is not None and len(data) <= _SMALL:
+        same(quick, safetensors._as_json(data[8:]))
+
+
+@target("facts.onnx", "facts.protobuf", mutate=mutate.raw, bulk=large.models)
+def _onnx(data: bytes) -> None:
+    _told(onnx.read, data)
+
+
+@target("facts.coreml", "facts.protobuf", mutate=mutate.raw, bulk=large.models)
+def _coreml(data: bytes) -> None:
+    _told(coreml.read, data)
+
+
+@target("facts.pte", "facts.flatbuffer", mutate=mutate.raw, bulk=large.flatbuffers)
+def _pte(data: bytes) -> None:
+    _told(pte.read, data)
+
+
+@target("facts.tflite", "facts.flatbuffer", mutate=mutate.raw, bulk=large.flatbuffers)
+def _tflite(data: bytes) -> None:
+    _told(tflite.read, data)
+
+
+@target("facts.pickles", mutate=mutate.raw, bulk=large.pickles)
+def _pickles(data: bytes) -> None:
+    _told(pickles.read, data)
+
+
+@target("facts.torch", "facts.zipfiles", mutate=mutate.zipped, rounds=60, bulk=large.torches)
+def _torch(data: bytes) -> None:
+    _told(torch.read, data)
+
+
+@target("facts.hf", "facts.jsonwalk")
+def _hf(data: bytes) -> None:
+    _told(hf.read, data)
+
+
+@target("facts.model", "facts.jinja", "facts.tensorrt", "formats.facts", mutate=mutate.raw, bulk=None)
+def _model(data: bytes) -> None:
+    _told(jinja.read, data)
+    _told(tensorrt.read, data)
+    found = read_facts("sub/model-00001-of-00002.gguf", io.BytesIO(data), len(data))
+    model = ModelFacts((found,), fit_together((found,)))
+    same(ModelFacts.parse(model.emit()), model)
+
+
+@target("formats.facts")
+def _facts(data: bytes) -> None:
+    if model := tried(IntegrityError, ModelFacts.parse, data):
+        same(model.emit(), data)
+        fit_together(model.files)
 
 
 @target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=large.wheels)
