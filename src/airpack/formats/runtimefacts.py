@@ -1,0 +1,169 @@
+"""What a runtime's own bytes say: values that readers in `facts` fill, rules in `policy` judge, and documents carry.
+
+Every fact has its place: `at`, an offset in bytes in the file that it names. `None` means that it could not be read,
+never that there is none.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A name, and where it stands."""
+
+    name: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolNeed:
+    """A symbol version that a file needs of a library.
+
+    Attributes:
+        library: The library's name, as the file needs it.
+        version: Such as `GLIBC_2.28`.
+        weak: Whether the file loads without it.
+        at: Where it stands in the file.
+    """
+
+    library: str
+    version: str
+    weak: bool
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElfFacts:
+    """What an ELF file says of itself.
+
+    Attributes:
+        path: The file.
+        size: Its length in bytes.
+        architecture: Its machine by its OCI name, such as `amd64`; `em-NUMBER` where OCI has none.
+        bits: 32 or 64.
+        order: Byte order, `little` or `big`.
+        kind: `shared`, `executable`, `relocatable`, `core`, or `type-NUMBER`.
+        interpreter: The loader that a program asks for; empty for libraries.
+        soname: The name under which others need it; may be empty.
+        needed: Libraries that it needs, in the order in which they are loaded.
+        rpath: Folders searched for them, which the libraries it needs inherit; `$ORIGIN` is its own folder.
+        runpath: Folders searched for them, for itself alone.
+        versions: Symbol versions that it needs.
+        provides: Symbol versions that it defines.
+        page: Largest page in bytes with which the kernel can load it; 0 when nothing of it is loaded.
+        isa: Level of x86-64 without which glibc refuses it, such as `x86-64-v3`; empty when it says none.
+        build_id: Its GNU build id in hex; may be empty.
+    """
+
+    path: str
+    size: int
+    architecture: str
+    bits: int
+    order: str
+    kind: str
+    interpreter: str
+    soname: str
+    needed: tuple[Named, ...]
+    rpath: tuple[str, ...]
+    runpath: tuple[str, ...]
+    versions: tuple[SymbolNeed, ...]
+    provides: tuple[str, ...]
+    page: int
+    isa: str
+    build_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CudaCode:
+    """CUDA code for one architecture.
+
+    Attributes:
+        kind: `cubin` is machine code, `ptx` is compiled by the driver; else `kind-NUMBER`.
+        architecture: Such as `90`; with `a` for this one alone, with `f` for its family.
+        isa: Version of PTX, such as `8.5`; empty for machine code.
+        count: How often it is there.
+        at: Where the first stands in the file.
+    """
+
+    kind: str
+    architecture: str
+    isa: str
+    count: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opset:
+    """The highest version of a domain's operators that a library knows; the domain of ONNX itself is empty."""
+
+    domain: str
+    version: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRuntimeFacts:
+    """What an ONNX Runtime library reads.
+
+    Attributes:
+        path: The library.
+        opsets: Highest opset by domain, sorted.
+        ir: Highest IR version, by ONNX's table (grade `table`); None where that does not know the opset.
+        names: Whether operators stand in its data by name, so that one that does not stand there is refused soundly.
+    """
+
+    path: str
+    opsets: tuple[Opset, ...]
+    ir: int | None
+    names: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaFacts:
+    """What a libllama reads.
+
+    Attributes:
+        path: The library.
+        version: Its version, where a function of it returns one; else empty.
+        build: llama.cpp's build number, where it exports one; None otherwise.
+        commit: Its commit, where it exports one; else empty.
+        architectures: Architectures by their names in GGUF, sorted; None where their list is not found.
+        pre_tokenizers: Likewise.
+        at: Where the name `llama` stands.
+    """
+
+    path: str
+    version: str
+    build: int | None
+    commit: str
+    architectures: tuple[str, ...] | None
+    pre_tokenizers: tuple[str, ...] | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlType:
+    """A tensor type that ggml reads: its number in GGUF, its name, elements and bytes of one block, and its place."""
+
+    number: int
+    name: str
+    elements: int
+    size: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlFacts:
+    """What a libggml-base reads.
+
+    Attributes:
+        path: The library.
+        version: Its version, where a function of it returns one; else empty.
+        commit: Likewise.
+        types: Tensor types by number; None where their table is not found.
+    """
+
+    path: str
+    version: str
+    commit: str
+    types: tuple[GgmlType, ...] | None
