@@ -4,8 +4,8 @@
     Symbols(Elf(window))         ->  which symbols it asks for, and whether it defines one
 
 System V gABI chapters 4 and 5 (www.sco.com/developers/gabi), its processor supplements, and the Linux Standard Base
-Core, "Symbol Versioning" and "GNU hash". Section headers may be stripped, and may say what they like: they are read only
-where nothing else leads to what is wanted (CUDA's code).
+Core, "Symbol Versioning". Section headers may be stripped, and may say what they like: they are read only where nothing
+else leads to what is wanted (CUDA's code).
 
 A file that contradicts itself is a `MalformedError`: whoever asked cannot know what a loader would make of it.
 """
@@ -136,9 +136,20 @@ class Elf:
         self.bits, self.order = _CLASSES[ident[4]], _ORDERS[ident[5]]
         self.wide = self.bits == 64  # noqa: PLR2004 - ELFCLASS64
         self.forms = _Forms(self.bits, self.order)
-        (kind, self.machine, _, _, table, self._sections_at, self.flags, _, entry, count, self._section_entry, *rest) = (
-            window.unpack(self.forms.header, 16)
-        )
+        (
+            kind,
+            self.machine,
+            _,
+            _,
+            table,
+            self._sections_at,
+            self.flags,
+            _,
+            entry,
+            count,
+            self._section_entry,
+            *rest,
+        ) = window.unpack(self.forms.header, 16)
         self._section_count, self._names_index = rest
         self.kind = _KINDS.get(kind, f"type-{kind}")
         self.segments = self._segments(table, entry, count)
@@ -154,13 +165,13 @@ class Elf:
         """Return where in the file the `size` bytes lie that a loader puts at `address`."""
         for load in self.loads:
             start = address - load.address
-            if 0 <= start and start + size <= load.size:
+            if 0 <= start <= load.size - size:
                 return load.offset + start
-        raise sMalformedError(f"address {address:#x} lies in no segment", 0)
+        raise MalformedError(f"address {address:#x} lies in no segment", 0)
 
     @cached_property
     def dynamic(self) -> Mapping[int, int]:
-        """Values of the dynamic table by tag, of those that stand in it once; empty without one."""
+        """Values of the dynamic table by tag, the last of each as a loader has it; empty without one."""
         return {tag: value for tag, value, _ in self.entries}
 
     @cached_property
@@ -170,8 +181,9 @@ class Elf:
         if not tables:
             return ()
         if len(tables) > 1:
-            raise sMalformedError("more than one dynamic table", 0)
-        form, found = self.forms.dynamic, []
+            raise MalformedError("more than one dynamic table", 0)
+        form = self.forms.dynamic
+        found: list[tuple[int, int, int]] = []
         start = self.offset(tables[0].address, form.size)
         for number in range(min(tables[0].memory // form.size, _DYNAMIC)):
             at = start + number * form.size
@@ -179,7 +191,7 @@ class Elf:
             if tag == 0:
                 return tuple(found)
             found.append((tag, value, at))
-        raise sMalformedError("the dynamic table has no end", start)
+        raise MalformedError("the dynamic table has no end", start)
 
     @cached_property
     def strings(self) -> tuple[int, int]:
@@ -201,7 +213,7 @@ class Elf:
             return ()
         form = self.forms.section
         if self._section_entry != form.size or count > _SECTIONS or self._names_index >= count:
-            raise sMalformedError("section headers of unknown form", self._sections_at)
+            raise MalformedError("section headers of unknown form", self._sections_at)
         rows = [self.window.unpack(form, self._sections_at + number * form.size) for number in range(count)]
         names, stop = rows[self._names_index][4], sum(rows[self._names_index][4:6])
         return tuple(
@@ -216,22 +228,22 @@ class Elf:
 
     def _notes(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         align = 8 if segment.align == 8 else 4  # noqa: PLR2004 - bytes
-        at, stop = segment.offset, segment.offset + min(segment.size, _NOTES)
-        while at + self.forms.note.size <= stop:
+        at, stop = segment.offset, segment.offset + segment.size
+        while at + self.forms.note.size <= min(stop, segment.offset + _NOTES):
             owner, size, kind = self.window.unpack(self.forms.note, at)
             start = at + self.forms.note.size
             content = start + owner + -owner % 4
             end = content + size
             if end > stop:
-                raise sMalformedError("a note ends beyond its segment", at)
-            if self.window.exactly(start, owner) == b"GNU\0":
+                raise MalformedError("a note ends beyond its segment", at)
+            if owner == 4 and size <= _NOTES and self.window.exactly(start, owner) == b"GNU\0":  # noqa: PLR2004 - its length
                 yield kind, self.window.exactly(content, size)
             at = end + -(end - segment.offset) % align
 
     def _segments(self, table: int, entry: int, count: int) -> tuple[Segment, ...]:
         form = self.forms.segment
         if count and (entry != form.size or count > _SEGMENTS):
-            raise sMalformedError("program headers of unknown form", table)
+            raise MalformedError("program headers of unknown form", table)
         found = []
         for number in range(count):
             row = self.window.unpack(form, table + number * form.size)
@@ -247,7 +259,7 @@ class Elf:
         end = 0
         for load in self.loads:
             if load.address < end or load.size > load.memory or load.offset + load.size > self.window.size:
-                raise sMalformedError("segments overlap, or lie outside the file", load.offset)
+                raise MalformedError("segments overlap, or lie outside the file", load.offset)
             end = load.address + load.memory
 
 
@@ -279,8 +291,8 @@ def facts_of(elf: Elf) -> ElfFacts:
         interpreter=_interpreter(elf),
         soname=sonames[-1] if sonames else "",
         needed=_needed(elf),
-        rpath=_folders(elf, paths.get(DT_RPATH, "")),
-        runpath=_folders(elf, paths.get(DT_RUNPATH, "")),
+        rpath=_folders(paths.get(DT_RPATH, "")),
+        runpath=_folders(paths.get(DT_RUNPATH, "")),
         versions=tuple(need for _, need in version_needs(elf)),
         provides=tuple(name for _, name, base in version_definitions(elf) if not base),
         page=min((load.align for load in elf.loads if load.size), default=0),
@@ -310,7 +322,7 @@ def _needed(elf: Elf) -> tuple[Named, ...]:
     return tuple(Named(elf.string(value), at) for value, at in found)
 
 
-def _folders(elf: Elf, path: str) -> tuple[str, ...]:
+def _folders(path: str) -> tuple[str, ...]:
     folders = tuple(path.split(":")) if path else ()
     if len(folders) > _PATHS:
         raise MalformedError(f"a search path of {len(folders)} folders; at most {_PATHS} are read", 0)
@@ -388,22 +400,19 @@ def relative_pointers(elf: Elf) -> Mapping[int, int]:
         MalformedError: The tables lie outside the file, or are longer than any real ones.
         StorageError: They cannot be read.
     """
-    kind, wide = _RELATIVE.get(elf.architecture), elf.wide
-    found: dict[int, int] = {}
+    kind = _RELATIVE.get(elf.architecture)
     if kind is None:
-        return found
-    mask = 0xFFFFFFFF if wide else 0xFF
-    rela = struct.Struct(elf.order + ("QQq" if wide else "IIi"))
-    for place, info, target in _relocations(elf, rela, DT_RELA, DT_RELASZ):
-        if info & mask == kind:
-            found[place] = target
-    rel = struct.Struct(elf.order + ("QQ" if wide else "II"))
-    for place, info in _relocations(elf, rel, DT_REL, DT_RELSZ):
-        if info & mask == kind:
-            found[place] = _pointer(elf, place)
-    for place in _packed(elf):
-        found[place] = _pointer(elf, place)
-    return found
+        return {}
+    mask = 0xFFFFFFFF if elf.wide else 0xFF
+    rela = struct.Struct(elf.order + ("QQq" if elf.wide else "IIi"))
+    rel = struct.Struct(elf.order + ("QQ" if elf.wide else "II"))
+    found = {
+        place: target for place, info, target in _relocations(elf, rela, DT_RELA, DT_RELASZ) if info & mask == kind
+    }
+    found |= {
+        place: _pointer(elf, place) for place, info in _relocations(elf, rel, DT_REL, DT_RELSZ) if info & mask == kind
+    }
+    return found | {place: _pointer(elf, place) for place in _packed(elf)}
 
 
 def _relocations(elf: Elf, form: struct.Struct, table: int, length: int) -> Iterator[tuple[int, ...]]:

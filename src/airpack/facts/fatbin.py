@@ -1,9 +1,9 @@
 """Which CUDA code a library carries: cubins (machine code) and PTX, by architecture.
 
-    read_fatbins(Elf(window))   ->  (CudaCode("cubin", "90a", "", 12, at=4096), CudaCode("ptx", "80", "9.0", 1, ...), ...)
+    read_fatbins(Elf(window))   ->  (CudaCode("cubin", "90a", "", 12, at=4096), CudaCode("ptx", "80", "9.0", 1, ...))
 
-There is no public specification: the layout was read off fatbins that nvcc made, and agrees with what NVIDIA's cuobjdump
-lists. A fatbin is a header of 16 bytes, then entries, each a header of at least 64 bytes and its payload.
+There is no public specification: the layout was read off fatbins that nvcc made, and agrees with what NVIDIA's own
+cuobjdump lists. A fatbin is a header of 16 bytes, then entries, each a header of at least 64 bytes and its payload.
 """
 
 import struct

@@ -131,7 +131,9 @@ def _table(elf: Elf, named: Mapping[int, str], start: int, stride: int) -> tuple
 def _block(elf: Elf, at: int, stride: int) -> tuple[int, int]:
     """Return elements and bytes of one block: the second field, and the next that is not 0 (an interleave is)."""
     word = elf.forms.word
-    fields = [elf.window.unpack(word, at + place)[0] for place in range(word.size, min(stride, 4 * word.size), word.size)]
+    fields = [
+        elf.window.unpack(word, at + place)[0] for place in range(word.size, min(stride, 4 * word.size), word.size)
+    ]
     return fields[0], next((field for field in fields[1:] if field), 0)
 
 

@@ -2,8 +2,8 @@
 
     read_onnxruntime(Elf(window))   ->  OnnxRuntimeFacts(opsets=(Opset("", 21, at=...), ...), ir=10, ...)
 
-ONNX registers each opset by a lambda whose type has a name, `RegisterOpSetSchemaINS_16OpSet_Onnx_ver21E`: the highest is
-the highest opset that the library knows. The IR version follows from it by ONNX's own table (docs/Versioning.md), so
+ONNX registers each opset by a lambda whose type has a name, `RegisterOpSetSchemaINS_16OpSet_Onnx_ver21E`: the highest
+is the highest opset that the library knows. The IR version follows from it by ONNX's own table (docs/Versioning.md), so
 its grade is `table`. A library built without those names, or without operators that every build has, says nothing:
 then there are no facts, rather than facts that are guessed.
 

@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 from airpack.facts.elf import (
     DT_GNU_HASH,
     DT_HASH,
-    DT_STRSZ,
     DT_SYMTAB,
     DT_VERSYM,
     STB_GLOBAL,
@@ -200,7 +199,7 @@ class Symbols:
         (word,) = self._window.unpack(self._elf.forms.word, table.bloom + value // bits % table.words * size)
         if not word >> value % bits & word >> (value >> table.shift) % bits & 1:
             return
-        number = self._int(table.buckets + 4 * (value % table.count))
+        number = self._int(table.buckets + 4 * (value % table.length))
         if number < table.first:
             return
         while True:
@@ -216,7 +215,7 @@ class Symbols:
         numbers = struct.Struct(self._elf.order + "I")
         most = 0
         for _, piece in self._window.pieces(table.buckets, table.chains):
-            most = max(most, max(value for (value,) in numbers.iter_unpack(piece)))
+            most = max(most, *(value for (value,) in numbers.iter_unpack(piece)))
         if most < table.first:
             return table.first
         while not self._int(table.chains + 4 * (most - table.first)) & 1:
@@ -234,7 +233,7 @@ class Symbols:
 class _GnuHash(NamedTuple):
     """Where the parts of a GNU hash table lie in the file."""
 
-    count: int  # of buckets
+    length: int  # number of buckets
     first: int  # number of the first symbol in it
     words: int  # of its filter
     shift: int

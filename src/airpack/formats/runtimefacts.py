@@ -4,6 +4,7 @@ Every fact has its place: `at`, an offset in bytes in the file that it names. `N
 never that there is none.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -167,3 +168,43 @@ class GgmlFacts:
     version: str
     commit: str
     types: tuple[GgmlType, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class VllmFacts:
+    """What vLLM registers.
+
+    Attributes:
+        path: The file with its registry.
+        version: Its version.
+        architectures: Classes of models, as `architectures` of a `config.json` names them, sorted; None where unread.
+        dropped: Architectures that it no longer has, with the last version that had them.
+        quantizations: Methods of quantisation, sorted; None where unread.
+        at: Where the first table begins.
+    """
+
+    path: str
+    version: str
+    architectures: tuple[str, ...] | None
+    dropped: Mapping[str, str]
+    quantizations: tuple[str, ...] | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersFacts:
+    """What transformers registers.
+
+    Attributes:
+        path: The file with the first table of model types.
+        version: Its version.
+        model_types: As `model_type` of a `config.json` names them, sorted; None where unread.
+        architectures: Classes of models, sorted; None where unread.
+        at: Where that table begins.
+    """
+
+    path: str
+    version: str
+    model_types: tuple[str, ...] | None
+    architectures: tuple[str, ...] | None
+    at: int
