@@ -208,3 +208,96 @@ class TransformersFacts:
     model_types: tuple[str, ...] | None
     architectures: tuple[str, ...] | None
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a file cannot be what it says, or why that could not be found out: what it says of it is unknown.
+
+    Attributes:
+        reason: What is wrong, for people.
+        at: Offset in bytes, where there is one.
+        path: The file.
+    """
+
+    reason: str
+    at: int | None = None
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostNeed:
+    """A library that must come from the host.
+
+    Attributes:
+        architecture: Of the files that need it.
+        library: Its name.
+        versions: Symbol versions that it must define, in order.
+        users: How many files need it.
+        first: One of them.
+    """
+
+    architecture: str
+    library: str
+    versions: tuple[str, ...]
+    users: int
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfPath:
+    """A library that is in the folder, but not where the file that needs it looks: whoever starts it must say where."""
+
+    path: str
+    library: str
+    found: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MissingVersion:
+    """A symbol version that a library of the folder should define and does not: the loader refuses the file."""
+
+    path: str
+    library: str
+    version: str
+    found: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """Symbols of a file that no library loaded with it defines.
+
+    Attributes:
+        path: The file.
+        origin: `nowhere`: nothing here has them, and no library of the host can. `host`: a library of the host may have
+            them. `elsewhere`: a file here has them that is not loaded with it. `python`, `node`: by their names, the
+            program that loads it.
+        count: How many there are.
+        names: Some of them, sorted.
+    """
+
+    path: str
+    origin: str
+    count: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosureFacts:
+    """What the native files of a folder find in each other.
+
+    Attributes:
+        host: Libraries that must come from the host, sorted.
+        out_of_path: Libraries that are here, but not where they are looked for.
+        missing: Symbol versions that should be here and are not.
+        unresolved: Symbols that nothing loaded together defines.
+        problems: Files whose symbols could not be read.
+    """
+
+    host: tuple[HostNeed, ...]
+    out_of_path: tuple[OutOfPath, ...]
+    missing: tuple[MissingVersion, ...]
+    unresolved: tuple[Unresolved, ...]
+    problems: tuple[Problem, ...]
