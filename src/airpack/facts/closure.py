@@ -16,14 +16,24 @@ from typing import Final, NamedTuple
 from airpack.facts.elf import Elf
 from airpack.facts.symbols import Symbols, Wanted
 from airpack.facts.window import MalformedError
-from airpack.formats.runtimefacts import ClosureFacts, ElfFacts, HostNeed, MissingVersion, OutOfPath, Problem, Unresolved
+from airpack.formats.runtimefacts import (
+    ClosureFacts,
+    ElfFacts,
+    HostNeed,
+    MissingVersion,
+    OutOfPath,
+    Problem,
+    Unresolved,
+)
 
 _FILES: Final = 2048  # native files of one folder
 _WANTED: Final = 400_000  # symbols asked for by all of them
 _SHOWN: Final = 16  # symbols named of one file
 # Libraries that give every symbol a version, so that a symbol without one is not theirs.
-_VERSIONED: Final = ("libc.so.", "libm.so.", "libdl.so.", "libpthread.so.", "librt.so.", "libutil.so.", "libresolv.so.")
-_ALSO: Final = ("libnsl.so.", "libanl.so.", "libmvec.so.", "libgcc_s.so.", "libstdc++.so.", "libgomp.so.", "ld-linux")
+_VERSIONED: Final = (
+    *("libc.so.", "libm.so.", "libdl.so.", "libpthread.so.", "librt.so.", "libutil.so.", "libresolv.so.", "libnsl.so."),
+    *("libanl.so.", "libmvec.so.", "libgcc_s.so.", "libstdc++.so.", "libgomp.so.", "ld-linux"),
+)
 _PROGRAMS: Final = ((b"Py", "python"), (b"_Py", "python"), (b"napi_", "node"), (b"node_", "node"))
 
 
@@ -190,7 +200,7 @@ class _Resolver:
 
     def _may_be_host(self, scope: Iterable[str]) -> bool:
         return any(
-            not found and not library.startswith((*_VERSIONED, *_ALSO))
+            not found and not library.startswith(_VERSIONED)
             for path in scope
             for library, found in self._files[path].libraries.items()
         )

@@ -170,6 +170,14 @@ class Elf:
         raise MalformedError(f"address {address:#x} lies in no segment", 0)
 
     @cached_property
+    def interpreter(self) -> str:
+        """The loader that a program asks for; empty for libraries."""
+        for segment in self.segments:
+            if segment.kind == _INTERP:
+                return self.window.text(segment.offset, segment.offset + segment.size)
+        return ""
+
+    @cached_property
     def dynamic(self) -> Mapping[int, int]:
         """Values of the dynamic table by tag, the last of each as a loader has it; empty without one."""
         return {tag: value for tag, value, _ in self.entries}
@@ -288,7 +296,7 @@ def facts_of(elf: Elf) -> ElfFacts:
         bits=elf.bits,
         order="little" if elf.order == "<" else "big",
         kind=_kind(elf),
-        interpreter=_interpreter(elf),
+        interpreter=elf.interpreter,
         soname=sonames[-1] if sonames else "",
         needed=_needed(elf),
         rpath=_folders(paths.get(DT_RPATH, "")),
@@ -303,16 +311,9 @@ def facts_of(elf: Elf) -> ElfFacts:
 
 def _kind(elf: Elf) -> str:
     """Return the file's kind; position-independent programs are "shared" by their type alone."""
-    if elf.kind == "shared" and (elf.dynamic.get(DT_FLAGS_1, 0) & _PIE or _interpreter(elf)):
+    if elf.kind == "shared" and (elf.dynamic.get(DT_FLAGS_1, 0) & _PIE or elf.interpreter):
         return "executable" if elf.dynamic.get(DT_SONAME) is None else "shared"
     return elf.kind
-
-
-def _interpreter(elf: Elf) -> str:
-    for segment in elf.segments:
-        if segment.kind == _INTERP:
-            return elf.window.text(segment.offset, segment.offset + segment.size)
-    return ""
 
 
 def _needed(elf: Elf) -> tuple[Named, ...]:

@@ -21,7 +21,7 @@ from airpack.facts.elf import Elf, relative_pointers
 from airpack.facts.names import data_of, find_names
 from airpack.facts.symbols import Symbols
 from airpack.facts.window import MalformedError
-from airpack.formats.runtimefacts import GgmlFacts, GgmlType, LlamaFacts
+from airpack.formats.runtimefacts import GgmlFacts, GgmlType, LlamaBuild, LlamaFacts
 
 _ANCHORS: Final = ("llama", "gpt2", "falcon", "(unknown)", "general.architecture")
 _NAME: Final = re.compile(rb"[a-z0-9][a-z0-9._-]{0,63}\Z")
@@ -53,12 +53,20 @@ def read_llama(elf: Elf) -> LlamaFacts | None:
     return LlamaFacts(
         path=elf.window.what,
         version=_returned(elf, symbols, b"llama_version"),
-        build=_number(elf, symbols, b"LLAMA_BUILD_NUMBER"),
-        commit=_pointed(elf, symbols, b"LLAMA_COMMIT"),
         architectures=_architectures(elf),
         pre_tokenizers=_run(elf, _TOKENIZERS),
         at=anchors["llama"],
     )
+
+
+def read_build(elf: Elf) -> LlamaBuild | None:
+    """Return which build of llama.cpp a library or program is part of; None where it exports no number."""
+    symbols = Symbols(elf)
+    place = symbols.find(b"LLAMA_BUILD_NUMBER")
+    if place is None or place.size != elf.forms.int.size:
+        return None
+    at = elf.offset(place.address, place.size)
+    return LlamaBuild(elf.window.what, elf.window.unpack(elf.forms.int, at)[0], _pointed(elf, symbols), at)
 
 
 def read_ggml(elf: Elf) -> GgmlFacts | None:
@@ -157,16 +165,9 @@ def _returned(elf: Elf, symbols: Symbols, name: bytes) -> str:
     return text if _TEXT.match(text) else ""
 
 
-def _number(elf: Elf, symbols: Symbols, name: bytes) -> int | None:
-    place = symbols.find(name)
-    if place is None or place.size != elf.forms.int.size:
-        return None
-    found: int = elf.window.unpack(elf.forms.int, elf.offset(place.address, place.size))[0]
-    return found
-
-
-def _pointed(elf: Elf, symbols: Symbols, name: bytes) -> str:
-    place = symbols.find(name)
+def _pointed(elf: Elf, symbols: Symbols) -> str:
+    """Return the commit; empty where none is exported."""
+    place = symbols.find(b"LLAMA_COMMIT")
     target = relative_pointers(elf).get(place.address) if place is not None else None
     text = _text_at(elf, target) if target is not None else ""
     return text if _TEXT.match(text) else ""

@@ -1,11 +1,20 @@
 """What a runtime's own bytes say: values that readers in `facts` fill, rules in `policy` judge, and documents carry.
 
+    {"closure":{...},"cuda":[],"files":3,"native":[{"architecture":"amd64",...}],"schema":"airpack.runtime-facts/1",...}
+
 Every fact has its place: `at`, an offset in bytes in the file that it names. `None` means that it could not be read,
-never that there is none.
+never that there is none: `problems` say why. `docs/spec/compat.md`, "Runtimes".
+
+Law: equal facts have equal bytes (`RuntimeFacts.emit`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final
+
+from airpack.formats.canonical import emit
+
+SCHEMA: Final = "airpack.runtime-facts/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +135,6 @@ class LlamaFacts:
     Attributes:
         path: The library.
         version: Its version, where a function of it returns one; else empty.
-        build: llama.cpp's build number, where it exports one; None otherwise.
-        commit: Its commit, where it exports one; else empty.
         architectures: Architectures by their names in GGUF, sorted; None where their list is not found.
         pre_tokenizers: Likewise.
         at: Where the name `llama` stands.
@@ -135,10 +142,25 @@ class LlamaFacts:
 
     path: str
     version: str
-    build: int | None
-    commit: str
     architectures: tuple[str, ...] | None
     pre_tokenizers: tuple[str, ...] | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaBuild:
+    """A file that names a build of llama.cpp.
+
+    Attributes:
+        path: The file.
+        number: The build's number: `b5590` is 5590; 1 where its source came without a history.
+        commit: Of the source; empty where the file names none.
+        at: Where the number stands.
+    """
+
+    path: str
+    number: int
+    commit: str
     at: int
 
 
@@ -301,3 +323,148 @@ class ClosureFacts:
     missing: tuple[MissingVersion, ...]
     unresolved: tuple[Unresolved, ...]
     problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyUse:
+    """How an extension module uses NumPy's C interface.
+
+    Attributes:
+        path: The module.
+        major: Major version of the NumPy that it was built with: 2 runs with 1 and 2, 1 with 1 alone.
+        least: Oldest NumPy that it takes, where it says so; else empty.
+        at: Where the name stands that tells.
+    """
+
+    path: str
+    major: int
+    least: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A file that a project's tag is wrong about.
+
+    Attributes:
+        tag: The tag, or its part.
+        found: What the file is or needs instead.
+        path: The file.
+        at: Where that stands in it.
+    """
+
+    tag: str
+    found: str
+    path: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFacts:
+    """A Python project in a runtime.
+
+    Attributes:
+        name: Normalised project name (PEP 503).
+        version: Its version.
+        filename: Of its wheel; empty where it was unpacked.
+        tags: Tags of the wheel's name; of its WHEEL file, which often says less, where that is all there is.
+        requires_python: As it says.
+        requires: Its requirements as they stand in METADATA, those of extras included.
+        architectures: Machines of its native files, sorted.
+        glibc: Highest version of glibc that they need; empty for none.
+        outside: Libraries that they need from other projects, or from a host that has more than tags promise.
+        numpy: Its uses of NumPy's C interface.
+        contradictions: What its files say against its tags.
+    """
+
+    name: str
+    version: str
+    filename: str
+    tags: tuple[str, ...]
+    requires_python: str
+    requires: tuple[str, ...]
+    architectures: tuple[str, ...]
+    glibc: str
+    outside: tuple[str, ...]
+    numpy: tuple[NumpyUse, ...]
+    contradictions: tuple[Contradiction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A requirement of one project.
+
+    Attributes:
+        project: Whose it is.
+        requirement: As it stands in METADATA.
+        found: Version of the project that it names, where that is here; else empty.
+        holds: Whether the version found satisfies it; None where that depends on what is not known here.
+    """
+
+    project: str
+    requirement: str
+    found: str
+    holds: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class CudaFacts:
+    """The CUDA code of one file."""
+
+    path: str
+    code: tuple[CudaCode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What a runtime's files are.
+
+    Attributes:
+        files: How many there are.
+        size: Their bytes.
+        native: ELF files, sorted by path.
+        closure: What those find in each other; None where they could not be looked at together.
+        cuda: CUDA code in them, sorted by path.
+        projects: Python projects, sorted by name.
+        pins: Their requirements of each other.
+        onnxruntime: ONNX Runtime libraries.
+        llama: libllama.
+        builds: Files that name a build of llama.cpp.
+        ggml: libggml-base.
+        vllm: vLLM's registry.
+        transformers: transformers' registry.
+        problems: What could not be read.
+    """
+
+    files: int
+    size: int
+    native: tuple[ElfFacts, ...] = ()
+    closure: ClosureFacts | None = None
+    cuda: tuple[CudaFacts, ...] = ()
+    projects: tuple[ProjectFacts, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    onnxruntime: tuple[OnnxRuntimeFacts, ...] = ()
+    llama: tuple[LlamaFacts, ...] = ()
+    builds: tuple[LlamaBuild, ...] = ()
+    ggml: tuple[GgmlFacts, ...] = ()
+    vllm: VllmFacts | None = None
+    transformers: TransformersFacts | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        value: dict[str, Any] = _plain(self)
+        return {"schema": SCHEMA, **value}
+
+    def emit(self) -> bytes:
+        """Return the canonical bytes."""
+        return emit(self.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of this module as JSON: every field, so that unknown is never taken for none."""
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
