@@ -170,12 +170,14 @@ class Symbols:
         if not buckets:
             return
         number = self._int(start + 4 * (_old_hash(name) % buckets))
-        while number:
+        for _ in range(symbols):
+            if not number:
+                return
             if number >= symbols:
                 raise MalformedError(f"a hash chain leads to symbol {number} of {symbols}", start)
             yield number
-            self._window.step(start)
             number = self._int(start + 4 * (buckets + number))
+        raise MalformedError("a hash chain without end", start)
 
     # --- the newer table: a filter, buckets, and chains of hashes in the order of the symbols ---
 

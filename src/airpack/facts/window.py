@@ -21,7 +21,7 @@ _BLOCK: Final = 16 << 10  # bytes read at once
 _BLOCKS: Final = 64  # blocks kept
 _PIECE: Final = 1 << 20  # bytes of one piece of a long range
 _READ: Final = 1 << 30  # bytes read of one file
-_STEPS: Final = 1 << 22  # entries looked at in one file
+_STEPS: Final = 1 << 20  # entries looked at in one file
 _TEXT: Final = 4096  # bytes of one name
 
 
