@@ -170,7 +170,9 @@ def elf(
         maker.tag("strtab", maker.add(bytes(strings.data)))
         maker.tag("strsz", len(strings.data))
         form = "qQ" if wide else "iI"
-        rows = [maker.pack(form, tag if tag < 1 << 31 or wide else tag - (1 << 32), value) for tag, value in maker.dynamic]
+        rows = [
+            maker.pack(form, tag if tag < 1 << 31 or wide else tag - (1 << 32), value) for tag, value in maker.dynamic
+        ]
         table = maker.add(b"".join([*rows, maker.pack(form, 0, 0)]))
     end = len(maker.out)
     segments = [(1, 4, 0, 0, end, align)]

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Never, TypeVar
 
-from airpack.errors import InputError, StorageError
+from airpack.errors import InputError, IntegrityError, StorageError
 from airpack.facts import llamacpp, onnxruntime, projects, registries
 from airpack.facts.closure import read_closure
 from airpack.facts.elf import MAGIC, Elf, facts_of
@@ -61,27 +61,30 @@ def runtime_facts(path: Path) -> RuntimeFacts:
 
     Raises:
         InputError: A wheel is none, or stands there twice.
-        IntegrityError: A wheel is not what its RECORD says; something in the folder is a link or a device.
+        IntegrityError: A wheel is not what its RECORD says; the path itself is a link or a device.
         NotFoundError: There is no such path.
         StorageError: The disk or medium failed.
     """
     with ExitStack() as stack:
-        files = _files(path)
-        if files and all(file.path.endswith(".whl") for file in files):
+        files, problems = _files(path)
+        if files and not problems and all(file.path.endswith(".whl") for file in files):
             wheels = read_wheels(path) if path.is_dir() else (read_wheel(path),)
             for wheel in wheels:
                 stack.callback(wheel.close)
             sources = [source for wheel in wheels for source in wheel.sources]
             return read_runtime(sources, found=[projects.of_wheel(wheel) for wheel in wheels])
-        return read_runtime(files)
+        return read_runtime(files, problems=problems)
 
 
-def read_runtime(sources: Sequence[Source], *, found: Sequence[Project] | None = None) -> RuntimeFacts:
+def read_runtime(
+    sources: Sequence[Source], *, found: Sequence[Project] | None = None, problems: Sequence[Problem] = ()
+) -> RuntimeFacts:
     """Return what a runtime of these files is.
 
     Args:
         sources: Its files, by their paths below its folder.
         found: Its projects, where wheels told them; else they are looked for in the folder.
+        problems: What is known to be unreadable already.
 
     Raises:
         InputError: More files than a release may have.
@@ -91,17 +94,24 @@ def read_runtime(sources: Sequence[Source], *, found: Sequence[Project] | None =
     if len(sources) > Limits.FILES:
         raise InputError(f"{len(sources)} files; at most {Limits.FILES} are read")
     with ExitStack() as stack:
-        return _Reading(stack).all(sources, found)
+        return _Reading(stack, problems).all(sources, found)
 
 
-def _files(path: Path) -> list[Source]:
+def _files(path: Path) -> tuple[list[Source], list[Problem]]:
+    """Return the files below a path, and what there is no file: links and devices, which are never followed."""
     if not path.is_dir():
-        return [_source(path, path.name)]
-    found = []
+        return [_source(path, path.name)], []
+    found: list[Source] = []
+    problems: list[Problem] = []
     for parent, folders, names in os.walk(path, onerror=_unreadable):
-        folders.sort()
-        found += [_source(Path(parent, name), Path(parent, name).relative_to(path).as_posix()) for name in names]
-    return sorted(found, key=lambda source: source.path)
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*names, *links):
+            file = Path(parent, name)
+            try:
+                found.append(_source(file, file.relative_to(path).as_posix()))
+            except IntegrityError:
+                problems.append(Problem("a link, a device or a pipe", None, file.relative_to(path).as_posix()))
+    return sorted(found, key=lambda source: source.path), sorted(problems, key=lambda problem: problem.path)
 
 
 def _unreadable(error: OSError) -> Never:
@@ -123,7 +133,7 @@ def _open(path: Path) -> BinaryIO:
 class _Reading:
     """One runtime being read; its native files stay open until all of them were looked at together."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, problems: Iterable[Problem]) -> None:
         self._stack = stack
         self._spooled = 0
         self._elves: dict[str, tuple[Elf, ElfFacts]] = {}
@@ -135,7 +145,7 @@ class _Reading:
         self._llama: list[LlamaFacts] = []
         self._builds: list[LlamaBuild] = []
         self._ggml: list[GgmlFacts] = []
-        self._problems: list[Problem] = []
+        self._problems = list(problems)[:_PROBLEMS]
 
     def all(self, sources: Sequence[Source], found: Sequence[Project] | None) -> RuntimeFacts:
         for source in sources:

@@ -16,7 +16,7 @@ from airpack.facts.registries import (
 from airpack.facts.window import MalformedError
 from airpack.formats.runtimefacts import TransformersFacts, VllmFacts
 
-REGISTRY = b'''\
+REGISTRY = b"""\
 from .interfaces import supports
 
 _TEXT_GENERATION_MODELS = {
@@ -41,7 +41,7 @@ match 1:  # what a Python of another day writes
 
 class _Lazy[T](object):
     pass
-'''
+"""
 METHODS = b"""\
 from typing import Literal, get_args
 
@@ -171,6 +171,8 @@ def test_a_source_file_has_a_bound() -> None:
 
 
 def test_a_statement_ends_where_the_next_begins() -> None:
-    source = b'CONFIG_MAPPING_NAMES = {\n    "a": "b",\n# a word\n\n    "c": "d",\n}\nclass X: pass\nCONFIG = {"e": "f"}\n'
+    source = (
+        b'CONFIG_MAPPING_NAMES = {\n    "a": "b",\n# a word\n\n    "c": "d",\n}\nclass X: pass\nCONFIG = {"e": "f"}\n'
+    )
     assert ast.parse(source)
     assert transformers(source).model_types == ("a", "c")
