@@ -148,10 +148,6 @@ def elf(
         dynamic: Whether it has a dynamic table.
     """
     wants, defines = dict(wants or {}), dict(defines or {})
-    needs: dict[str, list[str]] = {library: list(each) for library, each in (versions or {}).items()}
-    for library, version in wants.values():
-        if version and version not in needs.setdefault(library, []):
-            needs[library].append(version)
     maker, strings = Maker(wide, order), Strings()
     maker.out += bytes(DATA)
     maker.add(data)
@@ -164,16 +160,10 @@ def elf(
         for name, text in (("soname", soname), ("rpath", rpath), ("runpath", runpath)):
             if text:
                 maker.tag(name, strings.at(text))
-        numbers = _versions(maker, strings, needs, weak_versions, provides)
-        _symbols(maker, strings, wants, weak, defines, places or {}, numbers, older=older)
+        numbers = _versions(maker, strings, _needs(versions or {}, wants), weak_versions, provides)
+        _symbols(maker, strings, wants, weak, defines, places=places or {}, numbers=numbers, older=older)
         _pointers(maker, pointers or {}, packed)
-        maker.tag("strtab", maker.add(bytes(strings.data)))
-        maker.tag("strsz", len(strings.data))
-        form = "qQ" if wide else "iI"
-        rows = [
-            maker.pack(form, tag if tag < 1 << 31 or wide else tag - (1 << 32), value) for tag, value in maker.dynamic
-        ]
-        table = maker.add(b"".join([*rows, maker.pack(form, 0, 0)]))
+        table = _dynamic(maker, strings)
     end = len(maker.out)
     segments = [(1, 4, 0, 0, end, align)]
     if dynamic:
@@ -183,14 +173,28 @@ def elf(
     if notes:
         segments.append((4, 4, note, note, note_end - note, 8 if wide else 4))
     headers, count = _sections(maker, sections or {})
-    head = _header(maker, machine, kind, len(segments), headers, count)
-    for each in segments:
-        head += _segment(maker, *each)
+    head = _header(maker, machine=machine, kind=kind, segments=len(segments), headers=headers, count=count)
+    head += b"".join(_segment(maker, each) for each in segments)
     maker.out[: len(head)] = head
     return bytes(maker.out)
 
 
-def _header(maker: Maker, machine: int, kind: int, segments: int, headers: int, count: int) -> bytes:
+def _needs(versions: Mapping[str, Sequence[str]], wants: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
+    needs = {library: list(each) for library, each in versions.items()}
+    for library, version in wants.values():
+        if version and version not in needs.setdefault(library, []):
+            needs[library].append(version)
+    return needs
+
+
+def _dynamic(maker: Maker, strings: Strings) -> int:
+    maker.tag("strtab", maker.add(bytes(strings.data)))
+    maker.tag("strsz", len(strings.data))
+    form = "QQ" if maker.wide else "II"
+    return maker.add(b"".join(maker.pack(form, *row) for row in (*maker.dynamic, (0, 0))))
+
+
+def _header(maker: Maker, *, machine: int, kind: int, segments: int, headers: int, count: int) -> bytes:
     ident = b"\x7fELF" + bytes([2 if maker.wide else 1, 1 if maker.order == "<" else 2, 1]) + bytes(9)
     size, entry, section = (64, 56, 64) if maker.wide else (52, 32, 40)
     word = maker.word
@@ -200,7 +204,8 @@ def _header(maker: Maker, machine: int, kind: int, segments: int, headers: int, 
     )
 
 
-def _segment(maker: Maker, kind: int, flags: int, offset: int, address: int, size: int, align: int) -> bytes:
+def _segment(maker: Maker, row: tuple[int, int, int, int, int, int]) -> bytes:
+    kind, flags, offset, address, size, align = row
     if maker.wide:
         return maker.pack("IIQQQQQQ", kind, flags, offset, address, address, size, size, align)
     return maker.pack("IIIIIIII", kind, offset, address, address, size, size, flags, align)
@@ -266,9 +271,9 @@ def _symbols(
     wants: Mapping[str, tuple[str, str]],
     weak: Sequence[str],
     defines: Mapping[str, str],
+    *,
     places: Mapping[str, tuple[int, int]],
     numbers: Mapping[tuple[str, str], int],
-    *,
     older: bool,
 ) -> None:
     rows, versions = [(0, 0, 0, 0, 0)], [0]

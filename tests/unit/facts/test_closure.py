@@ -121,7 +121,7 @@ def test_symbols_of_programs_of_other_files_and_of_the_host_are_told_apart() -> 
     files = {
         "module.so": elf(
             needed=["libcuda.so.1"],
-            wants={name: ("", "") for name in ("PyList_New", "_Py_Dealloc", "napi_new", "cuInit", "Provider_GetHost")},
+            wants=dict.fromkeys(("PyList_New", "_Py_Dealloc", "napi_new", "cuInit", "Provider_GetHost"), ("", "")),
         ),
         "host.so": elf(defines={"Provider_GetHost": ""}),
     }

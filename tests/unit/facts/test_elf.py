@@ -285,7 +285,7 @@ def test_notes_that_lie_about_their_length_are_malformed() -> None:
         read(patched(data, at, "<I", 1 << 31))
 
 
-def test_no_more_is_read_than_a_window_may(tmp_path: Path) -> None:
+def test_no_more_is_read_than_a_window_may() -> None:
     data = elf(needed=["libc.so.6"]) + bytes(1 << 20)
     with pytest.raises(MalformedError, match="more bytes"):
         read_elf(Window(io.BytesIO(data), len(data), what="x", read=100))

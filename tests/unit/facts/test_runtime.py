@@ -4,8 +4,10 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.elves import elf, fatbin
 from tests.fuzz.mutate import record
@@ -59,7 +61,7 @@ def wheel(root: Path, files: Mapping[str, bytes] = FILES, metadata: bytes = META
 
 
 def read(files: Mapping[str, bytes]) -> RuntimeFacts:
-    return read_runtime([Source(path, len(data), lambda data=data: io.BytesIO(data)) for path, data in files.items()])
+    return read_runtime([Source(path, len(data), partial(io.BytesIO, data)) for path, data in files.items()])
 
 
 def unpacked(path: Path, root: Path) -> Path:
@@ -207,13 +209,11 @@ def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
 
 def test_more_files_than_a_release_has_are_refused() -> None:
     with pytest.raises(InputError, match="100001 files"):
-        read_runtime([Source("x", 0, lambda: io.BytesIO())] * 100_001)
+        read_runtime([Source("x", 0, io.BytesIO)] * 100_001)
 
 
 def test_the_files_of_this_python_are_read() -> None:
     """Real extension modules, with what the interpreter gives them."""
-    import numpy as np
-
     facts = runtime_facts(Path(np.__file__).parent)
     assert facts.closure is not None
     assert facts.closure.missing == ()
