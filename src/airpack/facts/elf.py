@@ -40,6 +40,7 @@ _MACHINES: Final[Mapping[tuple[int, int, str], str]] = MappingProxyType(
     }
 )
 _SEGMENTS: Final = 1024  # program headers
+_ALIGN: Final = 1 << 40  # bytes
 _SECTIONS: Final = 1 << 16
 _DYNAMIC: Final = 4096  # entries of the dynamic table
 _NEEDED: Final = 1024  # libraries of one file
@@ -268,6 +269,8 @@ class Elf:
         for load in self.loads:
             if load.address < end or load.size > load.memory or load.offset + load.size > self.window.size:
                 raise MalformedError("segments overlap, or lie outside the file", load.offset)
+            if load.align & load.align - 1 or load.align > _ALIGN:
+                raise MalformedError(f"a segment aligned to {load.align:#x}", load.offset)
             end = load.address + load.memory
 
 

@@ -35,6 +35,8 @@ _NEEDED: Final = (  # by each level, beside those of the level below
     {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
 )
 _NAME: Final = 200  # characters of a processor's name
+_DEPTH: Final = 128  # control groups within each other
+_HIERARCHIES: Final = 64
 
 
 def read_isa(machine: Machine, architecture: str) -> Isa | Unknown:
@@ -150,7 +152,7 @@ def _cpu_limit(machine: Machine, folder: str) -> int | None:
 def _limits(machine: Machine, controller: str, read: Callable[[Machine, str], int | None]) -> Iterator[int]:
     """Yield what `read` finds in each control group of this process and above it: every one of them binds."""
     for base, group in _groups(machine, controller):
-        for folder in (group, *group.parents):
+        for folder in (group, *group.parents)[:_DEPTH]:
             limit = read(machine, str(base / folder))
             if limit is not None:
                 yield limit
@@ -159,7 +161,7 @@ def _limits(machine: Machine, controller: str, read: Callable[[Machine, str], in
 def _groups(machine: Machine, controller: str) -> Iterator[tuple[PurePosixPath, PurePosixPath]]:
     """Yield (where the hierarchy is mounted, this process's group in it); cgroups(7), "/proc/pid/cgroup"."""
     mounts = PurePosixPath("sys/fs/cgroup")
-    for line in (machine.text("proc/self/cgroup") or "").splitlines():
+    for line in (machine.text("proc/self/cgroup") or "").splitlines()[:_HIERARCHIES]:
         _, names, path = [*line.split(":", 2), "", ""][:3]
         group = PurePosixPath(path.lstrip("/"))
         if ".." in group.parts:  # outside this process's cgroup namespace: only what is mounted can be read

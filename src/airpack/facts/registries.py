@@ -20,7 +20,7 @@ from airpack.facts.window import MalformedError
 from airpack.formats.runtimefacts import TransformersFacts, VllmFacts
 
 SOURCE: Final = 4 << 20  # bytes of one source file
-_STATEMENT: Final = 128 << 10  # bytes of one table
+_STATEMENT: Final = 96 << 10  # bytes of one table: parsed, each costs some 600
 _TABLES: Final = 1024  # of one file
 _ENTRIES: Final = 1 << 14  # of one table
 _NAME: Final = 200  # characters

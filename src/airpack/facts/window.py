@@ -23,6 +23,7 @@ _PIECE: Final = 1 << 20  # bytes of one piece of a long range
 _READ: Final = 1 << 30  # bytes read of one file
 _STEPS: Final = 1 << 20  # entries looked at in one file
 _TEXT: Final = 4096  # bytes of one name
+_LARGEST: Final = 2**53 - 1
 
 
 class MalformedError(Exception):
@@ -36,7 +37,7 @@ class MalformedError(Exception):
     def __init__(self, reason: str, at: int) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.at = at
+        self.at = min(max(at, 0), _LARGEST)  # what a file says may lie anywhere
 
 
 class Window:
