@@ -1,6 +1,7 @@
 """A runtime is read as a whole: native files and projects together, in a folder or in wheels, damage and all."""
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -220,3 +221,14 @@ def test_the_files_of_this_python_are_read() -> None:
     assert {each.origin for each in facts.closure.unresolved} <= {"python", "host", "nowhere", "elsewhere"}
     assert any(need.library == "libc.so.6" and need.versions for need in facts.closure.host)
     assert not facts.problems
+
+
+def test_the_example_in_the_specification_has_the_fields_of_a_document(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/spec/compat.md").read_text()
+    example = json.loads(page.partition("## Runtimes")[2].partition("```json\n")[2].partition("```")[0])
+    document = runtime_facts(folder(tmp_path, FILES)).to_dict()
+    assert example.keys() == document.keys()
+    for name in ("native", "onnxruntime"):
+        assert example[name][0].keys() == document[name][0].keys(), name
+    assert example["closure"].keys() == document["closure"].keys()
+    assert example["closure"]["host"][0].keys() == document["closure"]["host"][0].keys()

@@ -139,3 +139,11 @@ def test_any_other_document_is_refused(key: str, value: Any, table: str) -> None
 def test_a_document_has_one_form() -> None:
     with pytest.raises(IntegrityError):
         HostFacts.parse(json.dumps(HOST.to_dict()).encode())
+
+
+def test_the_example_in_the_specification_is_read() -> None:
+    page = (Path(__file__).parents[3] / "docs/spec/compat.md").read_text()
+    block = page.partition("## Hosts")[2].partition("```json\n")[2].partition("```")[0]
+    facts = HostFacts.parse(canonical.emit(json.loads(block)))
+    assert facts.gpus is not None
+    assert [gpu.architecture for gpu in facts.gpus] == ["9.0"]
