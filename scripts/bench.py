@@ -36,7 +36,7 @@ import zstandard
 
 import airpack
 from airpack.errors import InputError
-from airpack.formats.packspec import parse_size
+from airpack.formats.sizes import parse_size
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = REPOSITORY / "docs/performance.md"

@@ -196,8 +196,8 @@ class Reporter(Protocol):
     def start(self, task: str, total: int) -> None:
         """Begin `task`, of `total` bytes (0 when unknown)."""
 
-    def advance(self, done: int, item: str = "") -> None:
-        """Add `done` bytes; `item` names the file or volume in hand."""
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
+        """Add `done` bytes; `item` names the file or medium in hand, `volume` the volume."""
 
     def finish(self) -> None:
         """End the task."""
@@ -212,7 +212,7 @@ class Silent:
     def start(self, task: str, total: int) -> None:
         """Ignore."""
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         """Ignore."""
 
     def finish(self) -> None:

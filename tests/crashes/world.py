@@ -151,7 +151,7 @@ class Act:
         """
         site = Site.open(place)
         doing: dict[str, Callable[[], object]] = {
-            "import": lambda: import_package(site, world.medium(self.version)),
+            "import": lambda: import_package(site, [world.medium(self.version)]),
             "activate": lambda: activate(site, f"{PRODUCT}@{self.version}"),
             "rollback": lambda: rollback(site, PRODUCT, None),
             "gc": lambda: maintain.gc(site),

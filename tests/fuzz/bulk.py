@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import zstandard
 from tests.elves import elf, fatbin
 from tests.fuzz.mutate import PREFIX, record
 
 from airpack.evidence.archive import MAX_ENTRIES, write_archive
 from airpack.evidence.records import Record
 from airpack.formats.volume import ENTRY, Codec, Entry
-from airpack.transport import codec
 from airpack.types import Limits
 
 Bulk = Callable[[int], Mapping[str, bytes]]
@@ -88,12 +88,18 @@ def tables(size: int) -> dict[str, bytes]:
 
 
 def frames(size: int) -> dict[str, bytes]:
-    """Return frames: one stored, and one of zeros that unpacks to as much as is tried."""
-    packed = codec.encode(bytes(UNPACKED))
-    return {
-        "raw": bytes([Codec.RAW]) + struct.pack("<I", size - 5) + bytes(size - 5),
-        "zeros": bytes([packed[0]]) + struct.pack("<I", UNPACKED) + packed[1],
+    """Return frames: one stored, and of each other codec one of zeros that unpacks to as much as is tried."""
+    packed = {
+        f"zeros {kind.name}": bytes([kind]) + struct.pack("<I", UNPACKED) + zstandard.compress(bytes(unpacked))
+        for kind in set(Codec) - {Codec.RAW, Codec.BASE}
+        for unpacked in (UNPACKED if kind is Codec.ZSTD else UNPACKED // 4,)
     }
+    return {"raw": bytes([Codec.RAW]) + struct.pack("<I", size - 5) + bytes(size - 5), **packed}
+
+
+def base(kind: Codec, size: int) -> bytes:
+    """Return the base that frames of `size` bytes are decoded with, whatever they are."""
+    return (b"the base of every frame " * (size // 24 + 1))[: 4096 if kind is Codec.PATCH else size]
 
 
 def archives(size: int) -> dict[str, bytes]:

@@ -33,9 +33,18 @@ from airpack.formats import bom, bundle, dsse, head, oci
 from airpack.formats.compat import CompatWheel
 from airpack.formats.head import Head
 from airpack.formats.note import Checkpoint, Note, NoteSignature, key_id
-from airpack.formats.package import PAYLOAD_TYPE
+from airpack.formats.package import (
+    PAYLOAD_TYPE,
+    FileInfo,
+    PackageManifest,
+    ParityGroup,
+    ParityInfo,
+    VolumeInfo,
+    parity_size,
+)
 from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, Release, ReleaseDocs, RuntimePart, assemble, read_release
+from airpack.formats.repair_volume import emit_bitmap, repair_header
 from airpack.formats.trust import (
     DOCUMENT_ROLES,
     POLICY_TARGET,
@@ -45,6 +54,8 @@ from airpack.formats.trust import (
     Role,
     TrustPolicy,
 )
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, emit_table
+from airpack.transport.parity import Code
 from airpack.types import Descriptor, Digest
 
 NOW: Final = datetime(2031, 1, 1, tzinfo=UTC)
@@ -334,3 +345,58 @@ def log(entries: bytes, *, beyond: int = 0) -> Log:
         frontiers.append(frontiers[-1].append(leaf_hash(line)))
     frontier = frontiers[max(0, len(frontiers) - 1 - beyond)]
     return Log(entries, sign_checkpoint(Checkpoint(ORIGIN, frontier.size, frontier.root()), key("site")), frontier.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A package with parity: its manifest, its files by name, and a repair volume of its first volume."""
+
+    manifest: PackageManifest
+    payload: Digest
+    files: Mapping[str, bytes]
+    repair: bytes
+
+    @property
+    def tables(self) -> list[bytes]:
+        """The tables of its volumes."""
+        return [self.files[info.name][HEADER : HEADER + info.slots * ENTRY] for info in self.manifest.volumes]
+
+
+@cache
+def spare() -> Spare:
+    """Return three volumes of a few chunks with two parity volumes over them."""
+    infos, bodies, at = [], [], 0
+    for number in range(3):
+        chunks = [bytes([65 + number]) * (20 + 7 * number + size) for size in range(3 - number)]
+        rows = b""
+        for chunk in chunks:
+            rows += Entry(Digest.of(chunk).raw, at, len(chunk), len(chunk), Codec.RAW).emit()
+            at += len(chunk)
+        table = emit_table(rows, len(chunks) + number)
+        body = table + b"".join(chunks)
+        name = f"tool.{number + 1:04d}.airvol"
+        infos.append(VolumeInfo(name, HEADER + len(body), len(chunks), len(chunks) + number, Digest.of(table)))
+        bodies.append(body)
+    length = max(map(len, bodies))
+    parts = Code(3, 2).encode([body.ljust(length, b"\0") for body in bodies])
+    tables = [Digest.of(part).raw for part in parts]
+    group = ParityGroup(
+        0,
+        3,
+        length,
+        tuple(
+            ParityInfo(f"tool.p{number:02d}.airvol", parity_size(length), Digest.of(table))
+            for number, table in enumerate(tables, 1)
+        ),
+    )
+    manifest = PackageManifest(
+        Digest.of(b""), "tool", "1.0.0", "0.1.0", (FileInfo(Digest.of(b"all"), at),), tuple(infos), parity=(group,)
+    )
+    payload = Digest.of(manifest.emit())
+    headers = [manifest.header(payload, position).emit() for position in range(3)]
+    headers += [manifest.parity_header(payload, position).emit() for position in range(2)]
+    bodies += [table + part + table for table, part in zip(tables, parts, strict=True)]
+    files = {name: header + body for name, header, body in zip(manifest.names, headers, bodies, strict=True)}
+    first = bodies[0][infos[0].slots * ENTRY :]
+    repair = repair_header(manifest.header(payload, 0), 20 + 22).emit() + bodies[0][: infos[0].slots * ENTRY]
+    return Spare(manifest, payload, files, repair + emit_bitmap((1, 3), 3) + first[:20] + first[41:])

@@ -369,7 +369,8 @@ def frame(data: bytes, random: Random, most: int) -> bytes:
     packed = packer.compress(content)
     if random.random() < 0.1:
         packed += random.choice((b"\0", packed, b"\x50\x2a\x4d\x18\0\0\0\0"))
-    return (bytes([volume.Codec.ZSTD]) + struct.pack("<I", size) + packed)[:most]
+    kind = random.choice((volume.Codec.ZSTD, *volume.Codec))
+    return (bytes([kind]) + struct.pack("<I", size // kind.width * kind.width) + packed)[:most]
 
 
 def lines(data: bytes, random: Random, most: int) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 from tests import elves
-from tests.fuzz import forge
+from tests.fuzz import bulk, forge
 from tests.fuzz.mutate import PREFIX, record
 from tests.fuzz.targets import ECDSA
 
@@ -34,6 +34,8 @@ from airpack.formats.hostfacts import Disk, Gpu, HostFacts, Isa, Library, Now, U
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, ReleaseDocs, RuntimePart, assemble
+from airpack.formats.repair import Needed, RepairReport
+from airpack.formats.repair_volume import repair_header
 from airpack.formats.statement import (
     PREDICATE_COSIGN,
     PREDICATE_PROVENANCE,
@@ -209,21 +211,47 @@ def channel() -> Seeds:
 def volumes() -> Seeds:
     """Yield chunk tables and frames."""
     content = b"all the same " * 40
-    kind, packed = codec.encode(content)
-    assert kind == Codec.ZSTD
+    kind, stored = codec.encode(content, codec.Kind.PLAIN)
+    packed = bytes(stored)
+    assert kind is Codec.ZSTD
     entries = [
         (Entry(Digest.of(b"raw bytes").raw, 0, 9, 9, Codec.RAW), b"raw bytes"),
         (Entry(Digest.of(packed[:20]).raw, 9, 20, len(content), Codec.ZSTD, 0, 2), packed[:20]),
         (Entry(Digest.of(packed[20:]).raw, 9, len(packed) - 20, len(content), Codec.ZSTD, 1, 2), packed[20:]),
     ]
     rows = b"".join(entry.emit() for entry, _ in entries)
-    body = b"".join(stored for _, stored in entries)
+    body = b"".join(piece for _, piece in entries)
     yield "unpack", "three", PREFIX.pack(3, 0, len(body)) + rows + body
     yield "volume", "three", PREFIX.pack(3, 0, len(body)) + emit_table(rows, 5)
     manifest = PackageManifest.parse(emit(manifest_of(forge.WEIGHTS)))
     yield "volume", "header", manifest.header(forge.WEIGHTS, 0).emit()
     yield "codec", "raw", bytes([Codec.RAW]) + struct.pack("<I", 9) + b"raw bytes"
-    yield "codec", "zstd", bytes([Codec.ZSTD]) + struct.pack("<I", len(content)) + packed
+    base, kinds = bulk.base(Codec.XOR, len(content)), [kind for kind in codec.Kind if kind is not codec.Kind.SOLID]
+    ways = [codec.encode(content, kind) for kind in kinds] + [codec.encode_delta(content, base, kind) for kind in kinds]
+    for way, coded in (*ways, codec.encode_patch(content, bulk.base(Codec.PATCH, 0))):
+        yield "codec", way.name.lower(), bytes([way]) + struct.pack("<I", len(content)) + coded
+
+
+def spare() -> Seeds:
+    """Yield repair volumes, repair reports, and packages with parity of which something is lost."""
+    made = forge.spare()
+    yield "repair_volume", "two", made.repair
+    table = made.tables[0]
+    yield "repair_volume", "table", repair_header(made.manifest.header(made.payload, 0), 0).emit() + table + b"\0"
+    needed = (Needed("tool.0001.airvol", ((128, 64), (300, 9))), Needed("tool.0003.airvol", ((0, 500),)))
+    report = RepairReport(made.payload, made.manifest.release, "tool", "1.0.0", needed)
+    yield "repair", "two", report.emit()
+
+    def joined(files: Mapping[str, bytes]) -> bytes:
+        pieces = [files.get(name, b"") for name in made.manifest.names]
+        return b"".join(struct.pack("<I", len(piece)) + piece for piece in pieces)
+
+    yield "rebuild", "whole", joined(made.files)
+    first, second, *_ = made.manifest.names
+    yield "rebuild", "lost", joined({name: data for name, data in made.files.items() if name not in {first, second}})
+    flipped = bytearray(made.files[first])
+    flipped[130] ^= 1
+    yield "rebuild", "flipped", joined({**made.files, first: bytes(flipped), second: made.files[second][:200]})
 
 
 def records() -> list[Record]:
@@ -560,7 +588,7 @@ _RESULT: Final = (
 
 def every() -> Seeds:
     """Yield all seeds."""
-    yield from (*documents(), *channel(), *volumes(), *evidence(), *files(), *runtimes(), *crashed())
+    yield from (*documents(), *channel(), *volumes(), *spare(), *evidence(), *files(), *runtimes(), *crashed())
 
 
 def main() -> None:

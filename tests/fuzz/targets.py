@@ -4,6 +4,7 @@ A target takes any bytes and returns. It lets through only those errors of airpa
 anything else that comes out of it is a crash, a broken law (`emit(parse(data)) == data`) included.
 """
 
+import csv
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -57,7 +58,7 @@ from airpack.facts.runtime import read_runtime
 from airpack.facts.symbols import Symbols
 from airpack.facts.wheel import read_wheel
 from airpack.facts.window import MalformedError, Window
-from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, times
+from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
 from airpack.formats.fields import Fields
@@ -66,9 +67,12 @@ from airpack.formats.modelpack import read_model
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
 from airpack.formats.probe import Probe, parse_probe
 from airpack.formats.release import read_release
+from airpack.formats.repair import RepairReport
+from airpack.formats.repair_volume import bitmap_size, emit_bitmap, parse_contents, parse_repair_header
 from airpack.formats.statement import ReleasePredicate, Statement
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET, Revocations, TrustPolicy
-from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Header, emit_table, parse_table
+from airpack.formats.volume import ENTRY, HEADER, REPAIR_MAGIC, Chunk, Codec, Entry, Header, emit_table, parse_table
+from airpack.ops.contents import COLUMNS, csv_lines, html_pieces
 from airpack.ops.inspect_ import inspect_package
 from airpack.ops.probes import run as probe_run
 from airpack.ops.site import Site, SitePolicy
@@ -76,9 +80,10 @@ from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Workspace
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.compat import Host, judge, judge_release
-from airpack.transport import codec
-from airpack.transport.reader import NullSink, unpack
-from airpack.types import Digest, Limits, Source
+from airpack.transport import codec, stored
+from airpack.transport.reader import NullSink, open_media, unpack_all
+from airpack.transport.spare import check_spare
+from airpack.types import Digest, Limits, Silent, Source
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -235,11 +240,11 @@ def _trust(data: bytes) -> None:
         same(revocations.emit(), data)
 
 
-@target("formats.packspec", "formats.fields", mutate=mutate.lines)
+@target("formats.packspec", "formats.fields", "formats.sizes", mutate=mutate.lines)
 def _packspec(data: bytes) -> None:
     tried(InputError, packspec.parse, data, "pack.toml")
     if len(data) < 64:
-        tried(InputError, packspec.parse_size, data.decode("latin-1"))
+        tried(InputError, sizes.parse_volume_size, data.decode("latin-1"))
 
 
 @target("ops.site", "ops.workspace", "ops.trials", "formats.probe", mutate=mutate.lines, rounds=60)
@@ -328,7 +333,16 @@ def _modelpack(data: bytes) -> None:
         tried(IntegrityError, read_model, manifest, found["model config"], what="model/m")
 
 
-@target("policy.admission", "formats.head", "formats.release", "formats.bundle", "ops.inspect_", rounds=20, bulk=None)
+@target(
+    "policy.admission",
+    "formats.head",
+    "formats.release",
+    "formats.bundle",
+    "ops.inspect_",
+    "ops.contents",
+    rounds=20,
+    bulk=None,
+)
 def _admit(data: bytes) -> None:
     made = forge.package_of(data)
     if made is None:
@@ -340,7 +354,9 @@ def _admit(data: bytes) -> None:
         same(passed.release.name, forge.NAME)
 
 
-@target("ops.inspect_", "formats.head", "formats.release", mutate=mutate.head, rounds=40)
+@target(
+    "ops.inspect_", "ops.contents", "formats.head", "formats.release", "formats.text", mutate=mutate.head, rounds=40
+)
 def _inspect(data: bytes) -> None:
     _inspected(data)
 
@@ -360,7 +376,12 @@ def _inspected(data: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     if found := tried(IntegrityError, inspect_package, path):
-        canonical.emit({**found.document(), "bytes_raw": 0})
+        canonical.emit({**found.document(), "bytes_raw": 0, "bytes_stored": 0})
+        rows = list(csv.reader("".join(csv_lines(found)).split("\r\n")[:-1]))
+        same({len(row) for row in rows}, {len(COLUMNS)})
+        same([cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))], [])
+        page = "".join(html_pieces(found))
+        same((page.count("<script"), page.count("<style")), (0, 1))
 
 
 # --- volumes ----------------------------------------------------------------------------------------------------------
@@ -387,44 +408,66 @@ def _volume(data: bytes) -> None:
         same((end, place), (found.end, HEADER + len(table) + stored))
 
 
-@target("transport.codec", mutate=mutate.frame, bulk=large.frames)
+CODECS: Final = frozenset(Codec) - {Codec.BASE}
+
+
+@target("transport.codec", "transport.planes", mutate=mutate.frame, bulk=large.frames)
 def _codec(data: bytes) -> None:
-    if len(data) < 5:
-        return
-    size = min(int.from_bytes(data[1:5], "little"), 32 << 20)
-    if size == 0 or len(data) == 5:
-        return  # the table allows neither: formats.volume
-    kind = Codec.RAW if data[0] == Codec.RAW else Codec.ZSTD
-    content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size)
+    if len(data) < 6 or data[0] not in CODECS:
+        return  # the table allows neither other codecs nor chunks of nothing: formats.volume
+    kind = Codec(data[0])
+    size = min(int.from_bytes(data[1:5], "little"), large.UNPACKED // (1 if kind <= Codec.ZSTD else 4))
+    if size == 0 or size % kind.width:
+        return  # nor these
+    base = large.base(kind, size) if kind.has_base else None
+    content = tried(IntegrityError, codec.decode, kind, bytearray(data[5:]), size, base)
     if content is not None:
         same(len(content), size)
         if size <= Limits.CHUNK:
-            same(bytes(codec.decode(*codec.encode(bytes(content)), size)), bytes(content))
+            _hold_codecs(bytes(content))
+
+
+def _hold_codecs(frame: bytes) -> None:
+    """Hold the law of every codec for a frame."""
+    base = large.base(Codec.XOR, len(frame))
+    for kind in codec.Kind:
+        same(codec.decode(*codec.encode(frame, kind), len(frame)), frame)
+        name, stored = codec.encode_delta(frame, base, kind)
+        same(base if name is Codec.BASE else codec.decode(name, stored, len(frame), base), frame)
+    same(codec.decode(*codec.encode_patch(frame, base), len(frame), base), frame)
 
 
 _FRAME: Final = 1 << 20  # bytes: the reader may hold frames of 128 MiB at once, so larger ones tell nothing here
 
 
-@target("transport.reader", "transport.codec", "formats.volume", mutate=mutate.table, rounds=40, bulk=None)
+@target(
+    "transport.reader",
+    "transport.codec",
+    "transport.stored",
+    "formats.volume",
+    mutate=mutate.table,
+    rounds=40,
+    bulk=None,
+)
 def _unpack(data: bytes) -> None:
     if len(data) < PREFIX.size:
         return
     count = min(PREFIX.unpack_from(data)[0], (len(data) - PREFIX.size) // ENTRY, 64)
     body = data[PREFIX.size + count * ENTRY :]
-    rows, stream, stored = [], bytearray(), b""
+    rows, stream, coded = [], bytearray(), b""
     at = 0
     for number in range(count):
         row = data[PREFIX.size + number * ENTRY : PREFIX.size + (number + 1) * ENTRY]
         piece = body[at : at + int.from_bytes(row[48:52], "little")]
         rows.append(Digest.of(piece).raw + row[32:])
-        at, stored = at + len(piece), stored + piece
+        at, coded = at + len(piece), coded + piece
         entry = tried(IntegrityError, Entry.parse, row, what="row")
         if entry is not None and entry.frame > _FRAME:
             return
         if entry is not None and entry.part + 1 == entry.parts:
-            content = tried(IntegrityError, codec.decode, entry.codec, stored, entry.frame)
+            content = tried(IntegrityError, codec.decode, entry.codec, coded, entry.frame)
             stream += content or bytes(entry.frame)
-            stored = b""
+            coded = b""
         if len(stream) > 4 * _FRAME:
             return
     if not count or not body or not stream:
@@ -444,8 +487,87 @@ def _unpack(data: bytes) -> None:
     payload = Digest.of(b"payload")
     path = forge.work() / "tool.0001.airvol"
     path.write_bytes(manifest.header(payload, 0).emit() + table + body)
+    _carried(stored.data_volume(manifest, payload, 0), path.read_bytes())
+    fix = Header(payload, 1, 1, count, count + 2, max(len(body) - -(-count // 8), 0), REPAIR_MAGIC).emit()
+    _carried(stored.repair_volume(manifest, payload, len(fix + table + body)), fix + table + body)
     wanted = {file.digest for file in manifest.files}
-    tried((IntegrityError, PartialError), unpack, manifest, payload, path.parent, wanted=wanted, sink=NullSink())
+    tried((IntegrityError, PartialError), unpack_all, manifest, payload, [path.parent], wanted=wanted, sink=NullSink())
+
+
+def _carried(layout: stored.Layout, data: bytes) -> None:
+    """Check a volume as whoever copies it does, in blocks."""
+
+    def run() -> Digest:
+        check = stored.Check(layout, "it")
+        for start in range(0, len(data), 100_000):
+            check.feed(memoryview(data)[start : start + 100_000])
+        return check.done()
+
+    found = tried(IntegrityError, run)
+    if found is not None:
+        same(found, Digest.of(data))
+
+
+@target("formats.repair")
+def _repair(data: bytes) -> None:
+    if report := tried(IntegrityError, RepairReport.parse, data):
+        same(report.emit(), data)
+
+
+def _chunks(position: int) -> list[Chunk]:
+    """Return the chunks of a volume of the package with parity."""
+    made = forge.spare()
+    info = made.manifest.volumes[position]
+    table = parse_table(made.tables[position], entries=info.entries, stored=info.data, what="it")
+    return [chunk for frame in table.frames() for chunk in frame.chunks]
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Leave only these files in a folder."""
+    rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+@target("formats.repair_volume", "transport.repairs", mutate=mutate.raw, bulk=None)
+def _repair_volume(data: bytes) -> None:
+    made = forge.spare()
+    if header := tried(IntegrityError, parse_repair_header, data[:HEADER], made.manifest, made.payload, what="it"):
+        same(header.emit(), data[:HEADER])
+        place = HEADER + header.slots * ENTRY
+        bitmap = data[place : place + bitmap_size(header.entries)]
+        found = tried(IntegrityError, parse_contents, made.tables[header.index - 1], bitmap, header, what="it")
+        same(emit_bitmap(found.numbers, header.entries) if found else bitmap, bitmap)
+    folder = forge.work() / "repair"
+    _write(folder, {"tool.0001.01.airfix": data})
+    with open_media(made.manifest, made.payload, [folder]) as media:
+        for position, info in enumerate(made.manifest.volumes):
+            if (table := media.table(position)) is not None:
+                same(Digest.of(table), info.table)
+            for chunk in _chunks(position):
+                if (piece := media.chunk(position, chunk)) is not None:
+                    same(Digest.of(piece).raw, chunk.digest)
+
+
+@target("transport.rebuild", "transport.spare", "transport.volumes", mutate=mutate.raw, rounds=60, bulk=None)
+def _rebuild(data: bytes) -> None:
+    made, files, at = forge.spare(), {}, 0
+    for name in made.manifest.names:
+        length = int.from_bytes(data[at : at + 4], "little")
+        if length:
+            files[name] = data[at + 4 : at + 4 + length]
+        at += 4 + length
+    folder = forge.work() / "rebuild"
+    _write(folder, files)
+    with open_media(made.manifest, made.payload, [folder]) as media:
+        for position, info in enumerate(made.manifest.volumes):
+            if (table := media.table(position)) is not None:
+                same(Digest.of(table), info.table)
+            for chunk in _chunks(position):
+                if (piece := media.chunk(position, chunk)) is not None:
+                    same(Digest.of(piece).raw, chunk.digest)
+        check_spare(media, Silent())
 
 
 # --- the channel ------------------------------------------------------------------------------------------------------

@@ -358,7 +358,7 @@ def test_expired_metadata_refuses_an_import_and_never_what_runs(
     site.now = lambda: end
     before, bytes_before = gate.site.visible(), snapshot(carried)
     with pytest.raises(AirpackError) as caught:
-        import_package(site, carried)
+        import_package(site, [carried])
     assert (caught.value.code, caught.value.exit_code) == ("expired", 11)
     assert gate.site.visible() == before
     assert snapshot(carried) == bytes_before
@@ -373,7 +373,7 @@ def test_a_clock_before_a_time_that_the_channel_signed_is_not_believed_and_goes_
 ) -> None:
     site = gate.site.open()
     site.now = lambda: datetime(2001, 1, 1, tzinfo=UTC)
-    import_package(site, carried)
+    import_package(site, [carried])
     (record,) = [record for record in gate.site.records() if "floor" in record["data"]]
     assert record["data"]["clock"] == "2001-01-01T00:00:00Z"
     assert record["data"]["floor"] > "2026"

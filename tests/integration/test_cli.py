@@ -1,5 +1,7 @@
 """The command line as others see it: documents and exit codes, streams, keys, places, and what a build promises."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -15,6 +17,8 @@ import click
 import pytest
 
 from airpack.cli.main import main
+from airpack.formats.sizes import MEDIA
+from airpack.formats.words import spoken
 from airpack.types import Digest
 
 HEAVY = ("sigstore", "sqlalchemy", "oras", "in_toto", "tuf")
@@ -85,7 +89,7 @@ def test_help_loads_nothing_heavy() -> None:
         ["--json"],
         ["nonsense", "--json"],
         ["import", "--json"],
-        ["import", "x", "y", "--json"],
+        ["import", "--dry-run", "--json"],
         ["list", "--nonsense", "--json"],
         ["build", "spec", "-o", "out", "--format", "zip", "--json"],
         ["evidence", "export", "-o", "x", "--since", "minus", "--json"],
@@ -197,6 +201,11 @@ def _command(words: tuple[str, ...]) -> click.Command:
     return found
 
 
+def test_the_help_of_build_names_every_medium_that_volumes_can_be_made_for(airpack: Callable[..., Any]) -> None:
+    text = airpack("build", "--help").out
+    assert all(name in text for name in MEDIA)
+
+
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -212,11 +221,15 @@ def test_progress_is_json_lines_on_stderr_while_stdout_is_one_document(
     for task, words in runs.items():
         done = program(*words, "--json", "--progress")
         assert isinstance(done.json, dict)
-        lines = [json.loads(line) for line in done.err.splitlines()]
+        lines = [line for line in map(json.loads, done.err.splitlines()) if line["type"] != "note"]
         assert [line["type"] for line in lines if line["type"] != "progress"] == ["start", "end"]
         assert {line["task"] for line in lines} == {task}
         assert lines[-1]["done"] == lines[-1]["total"] > 4_800_000
-        assert set(lines[0]) >= {"done", "total", "item", "bytes_per_second", "seconds_left"}
+        assert set(lines[0]) >= {"done", "total", "item", "volume", "bytes_per_second", "seconds_left"}
+        if task != "fsck":
+            assert lines[-1]["item"].endswith(("weights.safetensors", "check")), "what was in hand last"
+            volumes = ["tool-1.0.0.0001.airvol"] if task == "pack" else [path.name for path in medium.glob("*.airvol")]
+            assert lines[-1]["volume"] == max(volumes)
 
 
 def test_json_without_progress_leaves_stderr_empty(program: Callable[..., Any], bench: Any, medium: Path) -> None:
@@ -536,6 +549,33 @@ def test_inspect_needs_neither_keys_nor_volumes_nor_a_site(
     assert text.startswith("NOT VERIFIED")
     assert "MISSING" in text
     assert "model/m/weights.safetensors" in text
+
+
+def test_inspect_lists_a_head_alone_as_text_csv_and_page(
+    program: Callable[..., Any], medium: Path, forger: Any, tmp_path: Path
+) -> None:
+    head = tmp_path / "alone" / forger.file(medium).name
+    head.parent.mkdir()
+    shutil.copy(forger.file(medium), head)
+    page = tmp_path / "page.html"
+    found = program("inspect", head, "--html", page, "--json").json
+    assert found["html"] == str(page)
+    assert found["words"] == spoken(Digest(found["head_digest"]))
+    volume = json.loads(program("inspect", medium, "--json").out)["volumes"][0]
+    listed = list(csv.DictReader(io.StringIO(program("inspect", head, "--csv").out, newline="")))
+    assert [row["name"] for row in listed if row["kind"] == "file"] == [file["path"] for file in found["files"]]
+    assert volume["table"].removeprefix("sha256:") in {row["table_sha256"] for row in listed}
+    text = program("inspect", head, "--files").out
+    for file in found["files"]:
+        for shown in (text, page.read_text("utf-8").replace("<wbr>", "")):
+            assert file["path"] in shown
+            assert file["digest"].removeprefix("sha256:") in shown
+            assert file["media_type"] in shown
+    assert found["words"] in text
+    assert volume["table"] in text
+    for words in (["--csv", "--json"], ["--csv", "--files"], ["--html", page]):
+        program("inspect", head, *words, expect=2)
+    program("inspect", head, "--html", page, "--force")
 
 
 def test_inspect_of_a_damaged_head_is_refused(

@@ -37,7 +37,7 @@ AIRPACK = Path(sys.executable).parent / "airpack"
 
 
 def import_at(site: Path, medium: Path) -> None:
-    import_package(Site.open(site), medium)
+    import_package(Site.open(site), [medium])
 
 
 def activate_at(site: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_killed_import_is_taken_up_again_and_leaves_nothing_half_visible(
         check_store(place)
         if through:
             break
-        done = import_package(Site.open(place), medium)
+        done = import_package(Site.open(place), [medium])
         assert done.row is not None
         assert done.row.state is State.IMPORTED
         assert done.receipt is not None
@@ -266,6 +266,7 @@ def test_a_program_that_is_killed_while_it_reads_is_taken_up_again(site: Any, be
     words = [str(AIRPACK), "import", str(medium), "--site", str(site.folder), "--json", "--progress"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        assert "note" in process.stderr.readline()
         assert json.loads(process.stderr.readline())["type"] == "start"
         process.kill()
     assert process.returncode == -signal.SIGKILL

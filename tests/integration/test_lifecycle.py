@@ -553,7 +553,7 @@ def test_an_import_repeated_still_looks_at_every_byte(
     medium = carry(media["1.0.0"])
     (volume,) = medium.glob("*.airvol")
     spoil(volume)
-    assert site.run("import", medium, expect=10).json["error"]["code"] == "integrity"
+    assert site.run("import", medium, expect=30).json["error"]["code"] == "damaged"
 
 
 def test_an_older_release_that_is_held_may_be_imported_again_below_the_floor(

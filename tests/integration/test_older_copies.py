@@ -157,7 +157,7 @@ def test_a_refresh_that_is_on_record_is_in_force_after_a_crash(
     with monkeypatch.context() as patch:
         patch.setattr(Site, "promote_trust", cut)
         with pytest.raises(KeyboardInterrupt):
-            import_package(Site.open(aged.folder), media["1.2.0"])
+            import_package(Site.open(aged.folder), [media["1.2.0"]])
     assert any("trust/current does not say so" in line for line in aged.run("fsck", expect=10).json["damage"])
     aged.run("gc")
     assert aged.run("fsck").json["ok"] is True
@@ -176,7 +176,7 @@ def test_a_refresh_that_did_not_go_on_record_is_cleared_away(
     with monkeypatch.context() as patch:
         patch.setattr("airpack.evidence.log.EvidenceLog.note", cut)
         with pytest.raises(KeyboardInterrupt):
-            import_package(Site.open(aged.folder), media["1.2.0"])
+            import_package(Site.open(aged.folder), [media["1.2.0"]])
     aged.run("gc")
     assert (aged.current("tool"), (aged.folder / "trust/current").readlink()) == before
     assert aged.run("fsck").json["ok"] is True

@@ -42,6 +42,7 @@ EXIT: Final = {
     "rollback": 13,
     "storage": 20,
     "partial": 30,
+    "damaged": 30,
 }
 
 

@@ -1120,6 +1120,8 @@ def odd() -> bytes:
 # -- 10. volumes ------------------------------------------------------------------------------------------------------
 
 VOLUMES: Final = Refusal("volumes")
+DAMAGED: Final = Refusal("volumes", "damaged")
+"""What is not as signed may be brought again: a site keeps what was, and says what it still waits for."""
 
 
 def volumes() -> None:
@@ -1158,16 +1160,16 @@ def volumes() -> None:
         ("first_missing", "the first one is not there", partial, "Uptane: partial bundle", missing(0), ""),
         ("last_missing", "the last one is not there", partial, "Uptane: partial bundle", missing(3), ""),
         ("two_missing", "two are not there", partial, "Uptane: partial bundle", missing(1, 2), ""),
-        ("empty", "one is empty", VOLUMES, "", first(lambda _data: b""), "cut short"),
-        ("cut", "one is cut in half", VOLUMES, "", first(lambda data: data[: len(data) // 2]), "cut short"),
-        ("one_byte_short", "one is a byte short", VOLUMES, "", first(lambda data: data[:-1], 3), "cut short"),
-        ("one_byte_more", "one has a byte more", VOLUMES, "", first(lambda data: data + b"\0"), "trailing data"),
-        ("twice_as_long", "one has its content twice", VOLUMES, "", first(lambda data: data * 2), "trailing data"),
-        ("magic", "another magic", VOLUMES, "", first(lambda data: flipped(data, 0)), "header"),
+        ("empty", "one is empty", DAMAGED, "", first(lambda _data: b""), "cut short"),
+        ("cut", "one is cut in half", DAMAGED, "", first(lambda data: data[: len(data) // 2]), "cut short"),
+        ("one_byte_short", "one is a byte short", DAMAGED, "", first(lambda data: data[:-1], 3), "cut short"),
+        ("one_byte_more", "one has a byte more", DAMAGED, "", first(lambda data: data + b"\0"), "trailing data"),
+        ("twice_as_long", "one has its content twice", DAMAGED, "", first(lambda data: data * 2), "trailing data"),
+        ("magic", "another magic", DAMAGED, "", first(lambda data: flipped(data, 0)), "header"),
         (
             "header_package",
             "the header names another package",
-            VOLUMES,
+            DAMAGED,
             "",
             first(lambda data: flipped(data, 20)),
             "belongs to another package",
@@ -1175,16 +1177,16 @@ def volumes() -> None:
         (
             "header_padding",
             "a byte in the header's padding",
-            VOLUMES,
+            DAMAGED,
             "covert data",
             first(lambda data: flipped(data, 127)),
             "header",
         ),
-        ("table_byte", "a byte of the table", VOLUMES, "", first(lambda data: flipped(data, 130)), "chunk table"),
+        ("table_byte", "a byte of the table", DAMAGED, "", first(lambda data: flipped(data, 130)), "chunk table"),
         (
             "table_unused",
             "a byte of a slot that is not used",
-            VOLUMES,
+            DAMAGED,
             "covert data",
             first(lambda data: flipped(data, 128 + 3 * 64 - 1)),
             "chunk table",
@@ -1192,25 +1194,28 @@ def volumes() -> None:
         (
             "chunk_byte",
             "a byte of a chunk",
-            VOLUMES,
+            DAMAGED,
             "",
             first(lambda data: flipped(data, len(data) - 1)),
             "chunk 2 of 2",
         ),
-        ("swapped", "two have each other's content", VOLUMES, "", swapped, "volume 3 of 4"),
-        ("foreign", "the volume of another package", VOLUMES, "mix and match", foreign, "belongs to another package"),
+        ("swapped", "two have each other's content", DAMAGED, "", swapped, "cut short"),
+        ("foreign", "the volume of another package", DAMAGED, "mix and match", foreign, "belongs to another package"),
     ]
     for name, text, refusal, source, make, says in table:
         more: dict[str, Any] = {"base": "first_ok", "after": ()} if name == "foreign" else {}
+        if refusal is DAMAGED:
+            more["verify"] = VOLUMES
         attack(f"volume_{name}", f"volumes: {text}", refusal, make, source=source, says=says, **more)
     attack(
         "volume_sparse_1TiB",
         "volumes: endless: a terabyte of nothing behind one",
-        VOLUMES,
+        DAMAGED,
         lambda kit: kit.package(),
         source="resource exhaustion",
         sparse={"many-1.0.0.0001.airvol": 1 << 40},
         says="trailing data",
+        verify=VOLUMES,
     )
 
 
@@ -1339,7 +1344,9 @@ def tables() -> None:
         ),
     ]
     for name, text, source, make, says in table:
-        attack(f"table_{name}", f"signed table: {text}", VOLUMES, make, source=source, says=says)
+        # What has another digest than the one that is signed looks like any other damage, whoever signed it.
+        refusal = DAMAGED if name in {"digest_wrong", "header_other", "header_covert"} else VOLUMES
+        attack(f"table_{name}", f"signed table: {text}", refusal, make, source=source, says=says, verify=VOLUMES)
 
 
 def reordered(kit: Kit) -> Package:

@@ -100,7 +100,8 @@ class Package:
             for name, data in self.volumes.items():
                 (Path(folder) / name).write_bytes(data)
             payload = Digest.of(dsse.parse(self.head.package).payload)
-            reader.unpack(manifest, payload, Path(folder), wanted={file.digest for file in manifest.files}, sink=sink)
+            wanted = {file.digest for file in manifest.files}
+            reader.unpack_all(manifest, payload, [Path(folder)], wanted=wanted, sink=sink)
         return bytes(sink.data)
 
     def repacked(
@@ -156,23 +157,15 @@ def in_volumes(
     return tuple(infos), bodies
 
 
-class _Memory:
+class _Memory(reader.NullSink):
     """A sink that keeps everything, one file after the other."""
 
     def __init__(self) -> None:
         self.data = bytearray()
 
-    def begin(self, file: FileInfo) -> "_Memory":  # noqa: ARG002, the protocol's signature
-        return self
-
-    def write(self, data: memoryview) -> None:
+    def write(self, file: FileInfo, at: int, data: memoryview) -> None:
+        del file, at  # they come in order
         self.data += data
-
-    def commit(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
 
 
 def key(name: str) -> PrivateKey:

@@ -5,7 +5,7 @@
     python -m tests.vectors.make NAME...    # makes these anew: for who changed an attack
 
 The keys are those of `keys/`; everything was built at 2026-06-01 and is judged a day later. Good packages stand below,
-attacks in `attacks.py`.
+attacks in `attacks.py`, what parity and repair volumes are for in `damage.py`.
 """
 
 import sys
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.integration.conftest import safetensors
-from tests.vectors import attacks, attacks_inside, vectors
+from tests.vectors import attacks, attacks_inside, damage, vectors
 from tests.vectors.forge import CHECK, Bench, Frame, Package, key
 from tests.vectors.vectors import HERE, ROOT, Vector
 
@@ -67,7 +67,7 @@ def good(name: str, package: Package) -> dict[str, Any]:
     manifest = package.manifest
     sequence = package.forger.statements(package.head)["release"].predicate["sequence"]
     return vectors.expectation(
-        {**GOOD, **GOOD_TOO}[name],
+        {**GOOD, **GOOD_TOO}.get(name, ""),
         {
             "exit_code": 0,
             "release": str(manifest.release),
@@ -94,6 +94,16 @@ def make_controls() -> None:
     ):
         before = [{"import": other, "activate": False} for other in after]
         vectors.write(HERE / name, {**good(name, package), "after": before}, package.files())
+
+
+def make_damaged() -> None:
+    """Make the media that lost something and are imported all the same, those whose folders are missing."""
+    kit = attacks.Kit()
+    for name, (text, base, change) in damage.CONTROLS.items():
+        if not (HERE / name).exists():
+            package = damage.with_parity(kit.package()) if name == damage.BASE else kit.package(base or "")
+            expect = {**good(name, package), "attack": text, "base": base}
+            vectors.write(HERE / name, expect, change(package))
 
 
 GOOD_TOO: Final = {
@@ -126,7 +136,7 @@ def make_attacks(names: set[str]) -> None:
 def faults() -> list[str]:
     """Return where what is there is not of the form that would be made: names, expectations, files and their sizes."""
     kit, found = attacks.Kit(), []
-    wanted = {f"{name}_fail" for name in attacks.ATTACKS} | GOOD.keys() | GOOD_TOO.keys()
+    wanted = {f"{name}_fail" for name in attacks.ATTACKS} | GOOD.keys() | GOOD_TOO.keys() | damage.CONTROLS.keys()
     there = {vector.name for vector in vectors.every()}
     found += [f"{name}: {'missing' if name in wanted else 'made by nothing'}" for name in wanted ^ there]
     for name, attack in attacks.ATTACKS.items():
@@ -162,6 +172,7 @@ def main(words: list[str]) -> int:
         make_good()
     if not (HERE / "names_ok").exists():
         make_controls()
+    make_damaged()
     make_attacks(set(words))
     README.write_text(readme())
     return 0

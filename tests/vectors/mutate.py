@@ -120,7 +120,7 @@ class Range:
             policy = self._folder / "template/policy.toml"
             policy.write_text(policy.read_text().replace("allow_unisolated = false", "allow_unisolated = true"))
         site = self._open("template")
-        import_package(site, self._folder / HELD)
+        import_package(site, [self._folder / HELD])
         activate(site, "tool@1.1.0")
         site.catalog.close()
 
@@ -144,7 +144,7 @@ class Range:
     def control(self) -> None:
         """See that the packages are imported as long as nobody changes them."""
         for name in PACKAGES:
-            import_package(self.site, self._folder / name)
+            import_package(self.site, [self._folder / name])
             self._renew()
 
     def attempt(self, mutation: Mutation) -> str:
@@ -159,7 +159,7 @@ class Range:
         medium, data = self._folder / mutation.package, self.packages[mutation.package][mutation.file]
         (medium / mutation.file).write_bytes(mutation.apply(data))
         try:
-            import_package(self.site, medium)
+            import_package(self.site, [medium])
         except AirpackError as error:
             if error.exit_code == AirpackError.exit_code:
                 raise ViolationError(f"an error without a class of its own: {error.message}") from error

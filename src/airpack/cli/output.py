@@ -5,16 +5,19 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, Final
 
 import click
 
 from airpack.errors import AirpackError, InputError, StorageError
+from airpack.formats.text import printable
 from airpack.types import Reporter, Silent
 
 _EVERY: Final = 0.5  # seconds between two progress lines
+_SHOWN: Final = 40  # characters of a name on a bar
 _REPORT: Final = "this is a bug in airpack; please report it with the lines above"
 
 
@@ -37,6 +40,16 @@ def table(rows: Iterable[Iterable[object]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
+def columns(rows: Callable[[], Iterable[Iterable[object]]]) -> Iterator[str]:
+    """Yield lines as `table` makes them, one after the other: for rows too many to hold, so they are made twice."""
+    widths: list[int] = []
+    for row in rows():
+        lengths = [len(str(cell)) for cell in row]
+        widths = [max(pair) for pair in zip_longest(widths, lengths, fillvalue=0)]
+    for row in rows():
+        yield "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
 def show(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print a result: one JSON document, or lines for people."""
     if as_json:
@@ -51,19 +64,25 @@ def show_found(lines: Iterable[str]) -> None:
         _write_lines(lines)
 
 
+def show_csv(lines: Iterable[str]) -> None:
+    """Print lines that bring their own ends."""
+    for line in lines:
+        _write(line, end=False)
+
+
 def _write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         _write(printable(line))
 
 
-def _write(line: str) -> None:
-    """Print one line of a result.
+def _write(line: str, *, end: bool = True) -> None:
+    """Print one line of a result, with a newline unless `end` is false.
 
     Raises:
         StorageError: stdout takes nothing, a full disk for one. What the command has done stays done.
     """
     try:
-        click.echo(line)
+        click.echo(line, nl=end)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -75,11 +94,6 @@ def _write(line: str) -> None:
 def _echo_json(document: dict[str, Any]) -> None:
     """Print one JSON document in ASCII: names on a medium must neither break the encoding nor drive a terminal."""
     _write(json.dumps(document, indent=2))
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters: names on a medium must not drive the terminal."""
-    return "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in text)
 
 
 def fail(error: AirpackError, *, as_json: bool) -> int:
@@ -159,28 +173,31 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._task, self._total, self._done, self._began, self._said = "", 0, 0, 0.0, 0.0
+        self._item, self._volume = "", ""
 
     def start(self, task: str, total: int) -> None:
         """Begin a task of `total` bytes."""
         self._task, self._total, self._done = task, total, 0
+        self._item, self._volume = "", ""
         self._began = time.monotonic()
-        self._say("start", "")
+        self._say("start")
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         """Add `done` bytes."""
         self._done += done
+        self._item, self._volume = item or self._item, volume or self._volume
         if time.monotonic() - self._said >= _EVERY:
-            self._say("progress", item)
+            self._say("progress")
 
     def finish(self) -> None:
-        """End the task."""
-        self._say("end", "")
+        """End the task; the line names what was in hand last."""
+        self._say("end")
 
     def note(self, text: str) -> None:
         """Say one line."""
         click.echo(json.dumps({"type": "note", "text": text}), err=True)
 
-    def _say(self, kind: str, item: str) -> None:
+    def _say(self, kind: str) -> None:
         self._said = time.monotonic()
         seconds = self._said - self._began
         rate = self._done / seconds if seconds > 0 else 0.0
@@ -190,7 +207,8 @@ class JsonLines:
             "task": self._task,
             "done": self._done,
             "total": self._total,
-            "item": item,
+            "item": self._item,
+            "volume": self._volume,
             "bytes_per_second": round(rate),
             "seconds_left": round(left) if left is not None else None,
         }
@@ -228,9 +246,9 @@ class Bar:
         self._task = self._progress.add_task(task, total=total or None, item="")
         self._progress.start()
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         """Add `done` bytes."""
-        self._progress.update(self._task, advance=done, item=printable(item)[-40:])
+        self._progress.update(self._task, advance=done, item=_in_hand(item, volume))
 
     def finish(self) -> None:
         """End the task."""
@@ -240,6 +258,11 @@ class Bar:
     def note(self, text: str) -> None:
         """Say one line."""
         click.echo(f"airpack: note: {printable(text)}", err=True)
+
+
+def _in_hand(item: str, volume: str) -> str:
+    """Return what a bar says of the file and the volume in hand, the ends of their names."""
+    return "  ".join(printable(name)[-_SHOWN:] for name in (volume, item) if name)
 
 
 class Notes(Silent):

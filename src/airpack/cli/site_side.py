@@ -70,13 +70,17 @@ def _minimum(words: tuple[str, ...]) -> dict[str, int]:
 
 
 @click.command("import")
-@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("package", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Check everything but the volumes' bytes, say what would be written.")
 @site_option
 @progress_option
 @json_option
-def import_(package: Path, dry_run: bool, site: Path, progress: bool, as_json: bool) -> None:
-    """Verify PACKAGE (its folder or its head file) and take its release into the site."""
+def import_(package: tuple[Path, ...], dry_run: bool, site: Path, progress: bool, as_json: bool) -> None:
+    """Verify PACKAGE (its folder or its head file) and take its release into the site.
+
+    Give several where its volumes lie on several media, or one after the other: what was read is kept, and the last
+    one ends the import.
+    """
     from airpack.ops.import_ import import_package
     from airpack.ops.site import Site
 

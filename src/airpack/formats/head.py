@@ -101,6 +101,15 @@ def parse(data: bytes) -> Head:
     return head
 
 
+def is_intact(data: bytes) -> bool:
+    """Return whether the head file `data` has the checksum in its last line; whether it is true is another question."""
+    try:
+        _body(data)
+    except IntegrityError:
+        return False
+    return True
+
+
 def _body(data: bytes) -> bytes:
     """Return the JSON text before the checksum line, once size and checksum held."""
     if len(data) > Limits.HEAD:

@@ -192,11 +192,7 @@ class PackageManifest:
             payload: Digest of the manifest's signed bytes.
             position: Place among all parity volumes.
         """
-        groups = [group for group in self.parity for _ in group.volumes]
-        group = groups[position]
-        return volume.Header(
-            payload, position + 1, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC
-        )
+        return parity_headers_of(self.parity, payload)[position]
 
     def emit(self) -> bytes:
         """Return the canonical bytes, to be signed as `PAYLOAD_TYPE`."""
@@ -261,6 +257,15 @@ def header_of(volumes: tuple[VolumeInfo, ...], payload: Digest, position: int) -
     return volume.Header(payload, position + 1, len(volumes), info.entries, info.slots, info.data)
 
 
+def parity_headers_of(parity: tuple[ParityGroup, ...], payload: Digest) -> list[volume.Header]:
+    """Return the headers of all parity volumes in order, as `header_of` does for one of the others."""
+    groups = [group for group in parity for _ in group.volumes]
+    return [
+        volume.Header(payload, number, len(groups), group.rows, group.rows, group.length, magic=volume.PARITY_MAGIC)
+        for number, group in enumerate(groups, 1)
+    ]
+
+
 def is_newer(needs: str, have: str) -> bool:
     """Return whether a package that needs airpack `needs` is too new for airpack `have`.
 
@@ -272,6 +277,11 @@ def is_newer(needs: str, have: str) -> bool:
         ValueError: One of them does not begin with three dotted numbers (a caller's bug).
     """
     return _numbers(needs) > _numbers(have)
+
+
+def is_volume_name(text: str) -> bool:
+    """Return whether a volume may have the name `text`."""
+    return _VOLUME.fullmatch(text) is not None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ docs/reference/pack-spec.md. Paths are as written, relative to the spec file; no
 keys are refused: a need that is misspelt is a need that is not held.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,10 +19,9 @@ from airpack.formats.compat import KINDS, MOST_MEMORY, NATIVE, read_platform
 from airpack.formats.fields import Fields
 from airpack.formats.names import check_component, check_product, check_version
 from airpack.formats.probe import Probe, parse_probe
+from airpack.formats.sizes import parse_size
 from airpack.types import Limits
 
-_SIZE = re.compile(r"([0-9]{1,12}) ?(KiB|MiB|GiB|TiB|B)?\Z")
-_UNITS: Final = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _COMPONENTS: Final = 1000  # models, or runtimes
 _LICENSE: Final = 200  # characters
 
@@ -114,21 +112,6 @@ def parse(text: bytes, what: str) -> PackSpec:
         probe=None if probe is None else parse_probe(probe, upwards=True),
         require=_require(require, f"{what} [require]"),
     )
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes in a size such as `2GiB`, `512 MiB` or `4096`.
-
-    Raises:
-        InputError: Not a whole number with an optional B, KiB, MiB, GiB or TiB.
-    """
-    match = _SIZE.match(text)
-    if not match:
-        raise InputError(
-            f"{text[:60]!r} is not a size; expected a whole number and B, KiB, MiB, GiB or TiB",
-            hint='for example "2GiB"',
-        )
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _section(top: Fields, key: str, title: str) -> Fields:

@@ -30,7 +30,7 @@ ENTRY: Final = 64  # bytes
 PARTS: Final = 255  # chunks in one frame
 ROW: Final = 1 << 20  # bytes of one row of a parity volume; the last may be shorter
 ROW_DIGEST: Final = 32  # bytes
-PREFIX: Final = 64 << 20  # bytes of a base file that a patch may refer to
+PREFIX: Final = 32 << 20  # bytes of a base file that a patch may refer to: twice as many made none smaller
 
 
 class Codec(IntEnum):
@@ -279,6 +279,14 @@ class Table:
         return _walk(self.data, self.entries, self.bases, "table")
 
 
+def read_places(entries: bytes | bytearray | memoryview) -> Iterator[tuple[bytes, int]]:
+    """Yield the digest and the stored length in bytes of each of `entries` (64 bytes each); nothing else is looked at.
+
+    Unused slots have a length of 0, as frames have of which nothing is stored.
+    """
+    return ((fields[0], fields[3]) for fields in _ENTRY.iter_unpack(entries))
+
+
 def emit_table(entries: bytes | bytearray, slots: int) -> bytes:
     """Return the table whose used entries are `entries` (64 bytes each), filled up to `slots` entries with zeros."""
     return bytes(entries).ljust(slots * ENTRY, b"\x00")
@@ -355,6 +363,10 @@ def _frame(first: Entry, chunks: tuple[Chunk, ...], where: str) -> Frame:
     frame = Frame(first.raw_offset, first.frame, first.codec, chunks, first.base, first.base_offset)
     if frame.codec is Codec.RAW and frame.stored != frame.size:
         raise IntegrityError(f"{where}: a raw frame of {frame.size} bytes is stored in {frame.stored}")
+    if frame.stored > frame.size + Limits.CHUNK:
+        raise IntegrityError(
+            f"{where}: a frame of {frame.size} bytes is stored in {frame.stored}, far more than it needs"
+        )
     return frame
 
 

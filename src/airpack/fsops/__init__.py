@@ -31,24 +31,34 @@ from airpack.fsops.files import (
     write_durable,
 )
 from airpack.fsops.locks import Lock
+from airpack.fsops.media import ReadBack, Room, clear_torn, look_at_room, read_blocks, writing_to
+from airpack.fsops.parts import PART, GrowingFile, PartFile
 from airpack.fsops.waiting import interruptible
 
 __all__ = [
+    "PART",
+    "GrowingFile",
     "Lock",
     "NewFile",
+    "PartFile",
+    "ReadBack",
+    "Room",
     "append_durable",
     "clear_temporary",
+    "clear_torn",
     "close_read",
     "copy_in",
     "free_bytes",
     "interruptible",
     "is_temporary",
     "link_file",
+    "look_at_room",
     "make_dir",
     "make_dirs",
     "open_regular",
     "publish",
     "reach",
+    "read_blocks",
     "read_private",
     "read_regular",
     "read_start",
@@ -60,4 +70,5 @@ __all__ = [
     "sync_dir",
     "sync_file",
     "write_durable",
+    "writing_to",
 ]

@@ -16,7 +16,10 @@ from airpack.errors import IntegrityError, NotFoundError, StorageError, TrustErr
 from airpack.fsops.failpoints import reach
 
 _PIECE = 1 << 20  # bytes asked for at once
+_AHEAD = 32 << 20  # bytes written that the disk is asked to begin with
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_MODES = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL})
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.part\Z", re.DOTALL)
 
 
@@ -30,12 +33,22 @@ def _translated(what: str, path: Path) -> Iterator[None]:
         raise StorageError(f"cannot {what} {path}: {reason}", hint=hint, path=str(path)) from error
 
 
-def sync_dir(folder: Path) -> None:
-    """Make the names in `folder` durable."""
+@contextmanager
+def _tolerated(codes: frozenset[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
+
+
+def sync_dir(folder: Path, *, foreign: bool = False) -> None:
+    """Make the names in `folder` durable; where `foreign`, a file system that cannot sync folders is let be."""
     with _translated("sync folder", folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _sync(descriptor, folder)
+            with _tolerated(_NO_FOLDER_SYNC if foreign else frozenset()):
+                _sync(descriptor, folder)
         finally:
             os.close(descriptor)
 
@@ -94,14 +107,17 @@ class NewFile:
         path: The final name. Its folder must exist; the temporary name lies beside it.
         mode: Permission bits of the final file.
         replace: Whether an existing file may be replaced.
+        foreign: The file system may be one without permissions, or without synced folders (a stick, a share): it then
+            keeps the bits that it gives, and the folder's sync is left out.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o644, replace: bool = True) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o644, replace: bool = True, foreign: bool = False) -> None:
         self.path = path
         self._temporary = _temporary(path)
-        self._mode = mode
+        self._mode, self._foreign = mode, foreign
         self._replace = replace
         self._committed = False
+        self._waiting = 0  # bytes written since the disk was asked to begin
         with _translated("create", path):
             reach("create", path)
             self._descriptor = os.open(
@@ -116,6 +132,19 @@ class NewFile:
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view[: reach("write", self.path, len(view))]) :]
+        self._begin_writing(len(data))
+
+    def _begin_writing(self, size: int) -> None:
+        """Have the disk begin with what was written, so that the sync at the end waits only for the rest.
+
+        Linux takes this advice so, and keeps the pages that are not on disk yet; whoever ignores it syncs later.
+        """
+        self._waiting += size
+        if self._waiting >= _AHEAD:
+            with suppress(OSError):
+                end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+                os.posix_fadvise(self._descriptor, end - self._waiting, self._waiting, os.POSIX_FADV_DONTNEED)
+            self._waiting = 0
 
     def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write `data` at `offset` bytes from the start."""
@@ -128,19 +157,14 @@ class NewFile:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
 
     def reserve(self, size: int) -> None:
-        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way.
+        """Reserve `size` bytes on disk, so that a full disk shows now and not half-way."""
+        reserve_space(self._descriptor, size, self.path)
 
-        File systems that cannot reserve are left to fail at the write.
-        """
-        if size == 0:
-            return
-        try:
-            reach("reserve", self.path)
-            os.posix_fallocate(self._descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                with _translated("reserve space for", self.path):
-                    raise
+    def push(self) -> None:
+        """Make what was written so far durable and let its memory go, so that progress is the disk's own."""
+        with _translated("write", self.path):
+            _sync(self._descriptor, self.path)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def park(self) -> None:
         """Sync and close the temporary file until `resume`, so that thousands can wait for their commit at once."""
@@ -154,6 +178,11 @@ class NewFile:
         with _translated("open again", self.path):
             self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def open_read(self) -> int:
+        """Open what was written so far for reading, parked or not; the caller closes it with `close_read`."""
+        with _translated("open again", self.path):
+            return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
     def commit(self, *, sync_folder: bool = True) -> None:
         """fsync, close, rename to the final name, fsync the folder.
 
@@ -164,7 +193,8 @@ class NewFile:
             StorageError: Any step failed, or the name exists and `replace` is false.
         """
         with _translated("write", self.path):
-            os.fchmod(self._descriptor, self._mode)
+            with _tolerated(_NO_MODES if self._foreign else frozenset()):
+                os.fchmod(self._descriptor, self._mode)
             _sync(self._descriptor, self.path)
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
@@ -176,7 +206,7 @@ class NewFile:
                 _unlink(self._temporary)
         self._committed = True
         if sync_folder:
-            sync_dir(self.path.parent)
+            sync_dir(self.path.parent, foreign=self._foreign)
 
     def discard(self) -> None:
         """Close and remove what was not committed; nothing happens after `commit`."""
@@ -199,13 +229,28 @@ class NewFile:
         self.discard()
 
 
-def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+def reserve_space(descriptor: int, size: int, path: Path) -> None:
+    """Reserve `size` bytes for an open file; file systems that cannot are left to fail at the write."""
+    if size == 0:
+        return
+    try:
+        reach("reserve", path)
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            with _translated("reserve space for", path):
+                raise
+
+
+def write_durable(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True, foreign: bool = False) -> None:
     """Write `data` to `path` so that after return a power cut leaves either all of it or, before, the old file.
+
+    Arguments are those of `NewFile`.
 
     Raises:
         StorageError: Disk full, I/O error, or the name exists and `replace` is false.
     """
-    with NewFile(path, mode=mode, replace=replace) as new:
+    with NewFile(path, mode=mode, replace=replace, foreign=foreign) as new:
         new.write(data)
         new.commit()
 

@@ -11,7 +11,6 @@ The same inputs give the same release digest. An identical rebuild keeps its seq
 `product@version` that is released already and would change is refused.
 """
 
-import glob
 import os
 import tempfile
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ from airpack.ops.verify import fresh_refresh
 from airpack.ops.workspace import Built, Passphrase, Workspace
 from airpack.policy.admission import SEQUENCE_FIELD, Steps, admit
 from airpack.policy.compat import judge_release, refuse
-from airpack.transport.writer import VOLUME_SIZE, PackWriter
+from airpack.transport.writer import VOLUME_SIZE, PackWriter, volumes_in
 from airpack.types import Descriptor, Digest, Limits, Reporter, Silent
 
 Form = Literal["package", "oci"]
@@ -111,6 +110,7 @@ def build(
     passphrase: Passphrase,
     now: datetime,
     volume_size: int = VOLUME_SIZE,
+    parity: int = 0,
     dry_run: bool = False,
     reporter: Reporter | None = None,
 ) -> BuildResult:
@@ -124,6 +124,7 @@ def build(
         passphrase: Asked once when keys are encrypted.
         now: The time of signing.
         volume_size: Largest volume in bytes.
+        parity: Parity volumes for each group of volumes; 0 for none.
         dry_run: Find and check the inputs, write nothing.
         reporter: Receives progress.
 
@@ -160,7 +161,7 @@ def build(
         stack.enter_context(workspace.lock)
         keys = workspace.private_keys(_SIGNERS, passphrase)
         work = _Build(workspace, spec, Digest.of(text), inputs, keys, now, reporter)
-        return work.package(out.resolve(), volume_size) if form == "package" else work.layout(out.resolve())
+        return work.package(out.resolve(), volume_size, parity) if form == "package" else work.layout(out.resolve())
 
 
 class _Build:
@@ -183,7 +184,7 @@ class _Build:
     def _name(self) -> str:
         return f"{self._spec.product}@{self._spec.version}"
 
-    def package(self, out: Path, volume_size: int) -> BuildResult:
+    def package(self, out: Path, volume_size: int, parity: int) -> BuildResult:
         """Write head and volumes."""
         name = f"{self._spec.product}-{self._spec.version}".lower()
         fsops.make_dir(out)
@@ -192,11 +193,19 @@ class _Build:
             fsops.remove_tree(stale)
         staging = Path(tempfile.mkdtemp(prefix=".airpack-", suffix=".part", dir=out))
         try:
-            with PackWriter(staging, name, volume_size=volume_size, reporter=self._reporter) as writer:
+            with PackWriter(
+                staging, name, volume_size=volume_size, parity_volumes=parity, reporter=self._reporter
+            ) as writer:
                 docs = self._documents(writer.pack(self._inputs.sources))
                 files, volumes = writer.close()
                 manifest = PackageManifest(
-                    docs.digest, self._spec.product, self._spec.version, NEEDS_AIRPACK, files, volumes
+                    docs.digest,
+                    self._spec.product,
+                    self._spec.version,
+                    NEEDS_AIRPACK,
+                    files,
+                    volumes,
+                    parity=writer.groups,
                 )
                 payload = manifest.emit()
                 writer.seal(payload)
@@ -205,7 +214,7 @@ class _Build:
             data = self._head(dsse.emit(envelope), blobs)
             self._check(data)
             fsops.write_durable(staging / f"{name}{head.SUFFIX}", data)
-            paths = _move(staging, out, [*(volume.name for volume in volumes), f"{name}{head.SUFFIX}"])
+            paths = _move(staging, out, [*manifest.names, f"{name}{head.SUFFIX}"])
         finally:
             fsops.remove_tree(staging)
         return BuildResult(
@@ -401,9 +410,9 @@ def _move(staging: Path, out: Path, names: list[str]) -> list[Path]:
 
     Volumes that an earlier build of the same package left, and this one did not write, go.
     """
-    stem = names[-1].removesuffix(head.SUFFIX)
-    for path in out.glob(f"{glob.escape(stem)}.[0-9][0-9][0-9][0-9].airvol"):
-        if path.name not in names:
+    listed = set(names)
+    for path in volumes_in(out, names[-1].removesuffix(head.SUFFIX)):
+        if path.name not in listed:
             fsops.remove_file(path)
     for name in names:
         fsops.rename_durable(staging / name, out / name)

@@ -22,6 +22,8 @@ from airpack.evidence.records import Event, Record
 from airpack.formats.note import MAX_NOTE, site_origin
 from airpack.formats.trust import POLICY_TARGET, REVOCATIONS_TARGET
 from airpack.ops.generations import damage, load_release
+from airpack.ops.incomplete import FOLDER as REPORTS
+from airpack.ops.incomplete import is_report
 from airpack.ops.receipts import check_receipt, kept_path, receipt_path
 from airpack.ops.site import FOLDERS, TRUST_ROLES, Site
 from airpack.ops.trials import read_probe
@@ -384,7 +386,7 @@ class _Look:
         orphans = [digest for digest in site.store.digests() if digest not in known]
         trees = {site.tree(generation) for generation in catalog.generations()}
         unnamed = [path for path in (site.root / "generations").glob("*/*") if path not in trees]
-        paths = [*site.store.strays(), *self._stray_links(), *self._stray_receipts()]
+        paths = [*site.store.strays(), *self._stray_links(), *self._stray_receipts(), *self._stray_reports()]
         found = [Finding("strays", f"orphan blob {digest}: no release claims it", self._left) for digest in orphans]
         found += [
             Finding("strays", f"{path.relative_to(site.root)}: no row names this tree", self._left)
@@ -406,6 +408,10 @@ class _Look:
         releases = {row.digest.hex for row in self._site.catalog.releases()}
         receipts = (self._site.root / "evidence/receipts").glob("*")
         return (path for path in receipts if path.name[:64] not in releases or path.suffix != ".json")
+
+    def _stray_reports(self) -> Iterable[Path]:
+        """Return what lies among the repair reports and is none; reports of imports that were given up are for gc."""
+        return (path for path in (self._site.root / REPORTS).glob("*") if not is_report(path))
 
     # -- what was made of them
 

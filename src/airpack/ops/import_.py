@@ -7,9 +7,12 @@ visible changed. From the intent on:
             → facts read again from the quarantined bytes
             → store (rename, folder synced) → one catalog transaction → receipt → result on record
 
-A kill anywhere leaves a quarantine; importing the same package again hashes what is there and reads only the rest.
+A kill anywhere leaves a quarantine, and so does a medium that lacks something: importing the same package again, from
+whichever media, goes on from there and reads only the rest.
 """
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,10 @@ from airpack.formats.statement import PREDICATE_VSA, Resource, Statement, vsa
 from airpack.formats.times import emit_time
 from airpack.ops.generations import renew_damaged
 from airpack.ops.host import check_host
-from airpack.ops.medium import find_head, names, read_head, unlisted
+from airpack.ops.incomplete import incomplete, settle
+from airpack.ops.journal import read_progress
+from airpack.ops.medium import Presented, find_package, say_mended
+from airpack.ops.naming import ByPath
 from airpack.ops.quarantine import fetch, quarantine_of, size_of
 from airpack.ops.receipts import write_receipt
 from airpack.ops.recover import exclusive
@@ -34,7 +40,9 @@ from airpack.ops.site import Site, recorded
 from airpack.ops.trust import site_refresh
 from airpack.policy import lifecycle
 from airpack.policy.admission import Admitted, Steps, admit, check_formats, documents
-from airpack.transport import reader
+from airpack.transport.outcome import refuse_missing
+from airpack.transport.reader import open_media
+from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent, State
 
 _SPARE_SHARE = 0.03  # of what is written, for the file system's own needs
@@ -78,28 +86,32 @@ class Imported:
         }
 
 
-def import_package(site: Site, path: Path, *, dry_run: bool = False, reporter: Reporter | None = None) -> Imported:
-    """Import the package at `path`.
+def import_package(
+    site: Site, paths: Sequence[Path], *, dry_run: bool = False, reporter: Reporter | None = None
+) -> Imported:
+    """Import the package that `paths` present together.
 
     Args:
         site: The site.
-        path: The package's folder or its head file.
+        paths: Folders that hold its volumes, and head files; at least one head among them.
         dry_run: Check steps 1 to 9 and say what would be written; nothing is changed or recorded.
         reporter: Receives progress.
 
     Raises:
         NotFoundError: No head.
-        IntegrityError: Bytes are not what was signed.
+        InputError: Several heads that differ.
+        IntegrityError: Bytes of the head are not what was signed, or what was signed is wrong.
         TrustError: Signature, threshold, key or expiry.
         PolicyError: Revoked, or it does not fit this host.
         RollbackError: Older than what proved good here.
-        PartialError: Volumes are missing.
+        PartialError: Volumes, or a base, are missing; what was read is kept. Its context says what is needed.
+        DamagedError: Likewise, and bytes of some volumes are not as signed, or cannot be read.
         StorageError: The disk is short or fails, or the evidence log cannot append.
         BusyError: Another airpack works on this site.
     """
-    head = find_head(path)
-    with exclusive(site):
-        run = _Import(site, head, reporter or Silent(), dry_run=dry_run)
+    presented = find_package(paths)
+    with exclusive(site), ExitStack() as stack:
+        run = _Import(site, presented, stack, reporter or Silent(), dry_run=dry_run)
         try:
             admitted = run.admit()
         except AirpackError as error:
@@ -111,19 +123,22 @@ def import_package(site: Site, path: Path, *, dry_run: bool = False, reporter: R
 class _Import:
     """One import under way."""
 
-    def __init__(self, site: Site, head: Path, reporter: Reporter, *, dry_run: bool) -> None:
-        self._site, self._head, self._reporter, self._dry_run = site, head, reporter, dry_run
+    def __init__(
+        self, site: Site, presented: Presented, stack: ExitStack, reporter: Reporter, *, dry_run: bool
+    ) -> None:
+        self._site, self._presented, self._stack = site, presented, stack
+        self._reporter, self._dry_run = reporter, dry_run
         self._subject: list[Subject] = []
         self._steps = Steps()
         self._missing: list[Digest] = []
         self._needed = 0
         self._held: ReleaseRow | None = None
-        self._bulk = True
+        self._media: Media | None = None
 
     def admit(self) -> Admitted:
-        """Steps 1 to 9 of admission."""
-        data = read_head(self._head)
-        self._subject = [Subject(clip(self._head.name), Digest.of(data))]
+        """Steps 1 to 9 of admission; then which volumes there are."""
+        data = self._presented.read()
+        self._subject = [Subject(clip(self._presented.heads[0].name), Digest.of(data))]
         refresh = site_refresh(self._site, keep=not self._dry_run)
         admitted = admit(data, refresh=refresh, have=airpack.__version__, steps=self._steps)
         self._subject.append(Subject(admitted.name, admitted.release.digest))
@@ -134,16 +149,21 @@ class _Import:
             check_host(admitted.release)
         with self._steps.step("space"):
             self._check_space(admitted)
-        self._bulk = bool(self._missing) or not self._is_head_alone(admitted)
-        if self._bulk:
-            with self._steps.step("volumes"):
-                reader.check_volumes(admitted.manifest, self._head.parent)
+        with self._steps.step("volumes"):
+            self._look(admitted)
         return admitted
 
-    def _is_head_alone(self, admitted: Admitted) -> bool:
-        """Return whether only a head came: it refreshes the metadata of a release that is held already."""
-        beside = names(self._head.parent)
-        return not any(volume.name in beside for volume in admitted.manifest.volumes)
+    def _look(self, admitted: Admitted) -> None:
+        """Look for the volumes; a head that came alone, for a release that is held, needs none."""
+        manifest, digest = admitted.manifest, admitted.manifest_digest
+        media = open_media(manifest, digest, self._presented.folders)
+        self._stack.callback(media.close)
+        if self._missing or not media.is_empty:
+            self._media = media
+        if self._missing and self._dry_run:
+            read = read_progress(quarantine_of(self._site, digest), manifest, digest)
+            whole = {number for number, info in enumerate(manifest.volumes) if read.count(number) == info.entries}
+            refuse_missing(media, [manifest.volumes[number].name for number in media.hopeless if number not in whole])
 
     def _find_held(self, admitted: Admitted) -> ReleaseRow | None:
         row = self._site.catalog.release(admitted.release.digest)
@@ -191,18 +211,19 @@ class _Import:
                 _outcome(error),
                 reason=error.code,
                 subject=self._subject,
-                data={"step": step, "head": clip(self._head.name), "message": clip(error.message)},
+                data={"step": step, "head": clip(self._presented.heads[0].name), "message": clip(error.message)},
             )
 
     def finish(self, admitted: Admitted) -> Imported:
         """Step 10 and what follows; or nothing, for a dry run or a release that is held already."""
-        ignored = tuple(unlisted(self._head, admitted.manifest))
+        ignored = tuple(self._presented.unlisted(admitted.manifest))
         if ignored:
             self._reporter.note(f"{len(ignored)} files on the medium are not of this package and were not opened")
         whole = self._held is not None and not self._missing
-        if self._dry_run or (whole and not self._bulk):
+        if self._dry_run or self._media is None:
             receipt = self._repeat(admitted, ignored) if not self._dry_run else None
             return Imported(self._held, admitted.name, admitted.release.digest, receipt, whole, self._needed, ignored)
+        self._reporter.note(f"{self._needed} bytes will be written to {self._site.root}")
         corr = self._site.log.intent(
             Event.IMPORT,
             subject=self._subject,
@@ -216,7 +237,7 @@ class _Import:
             },
         )
         try:
-            row = self._commit(admitted)
+            row = self._commit(admitted, self._media)
         except AirpackError as error:
             data = {"message": clip(error.message)}
             with recorded(error):
@@ -236,22 +257,20 @@ class _Import:
         )
         return write_receipt(self._site, self._held)
 
-    def _commit(self, admitted: Admitted) -> ReleaseRow:
-        quarantine = fetch(
-            self._site,
-            admitted.manifest,
-            admitted.manifest_digest,
-            self._head.parent,
-            wanted=set(self._missing),
-            reporter=self._reporter,
-        )
-        self._check_facts(admitted.release, quarantine)
-        self._site.store.adopt((digest, quarantine / digest.hex) for digest in self._missing)
+    def _commit(self, admitted: Admitted, media: Media) -> ReleaseRow:
+        reporter = ByPath(self._reporter, admitted.release)
+        fetched = fetch(self._site, media, admitted.manifest_digest, wanted=set(self._missing), reporter=reporter)
+        say_mended(media, self._reporter)
+        if not fetched.outcome.is_whole:
+            raise incomplete(self._site, admitted.manifest, admitted.manifest_digest, fetched.outcome)
+        self._check_facts(admitted.release, fetched.folder)
+        self._site.store.adopt((digest, fetched.folder / digest.hex) for digest in self._missing)
         for data in admitted.small.values():
             self._site.store.put(data)
         row = self._held if self._held is not None and not self._missing else self._row(admitted)
         self._site.catalog.add_release(row, _sizes(admitted))
-        fsops.remove_tree(quarantine)
+        fsops.remove_tree(fetched.folder)
+        settle(self._site, admitted.manifest)
         renew_damaged(self._site, set(self._missing))
         return row
 
@@ -289,7 +308,7 @@ def _outcome(error: AirpackError) -> Outcome:
 
 def _sizes(admitted: Admitted) -> dict[Digest, int]:
     small = {digest: len(data) for digest, data in admitted.small.items()}
-    return small | {file.digest: file.size for file in admitted.manifest.files}
+    return small | {file.digest: file.size for file in admitted.release.files}
 
 
 def _receipt(site: Site, admitted: Admitted) -> bytes:

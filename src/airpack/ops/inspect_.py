@@ -1,15 +1,18 @@
 """Inspect: what a head says is in the package, without keys and without bulk data. Nothing here is verified."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from airpack.errors import IntegrityError
 from airpack.formats import bundle, dsse, head
+from airpack.formats.dsse import Envelope
 from airpack.formats.head import Head
 from airpack.formats.package import PackageManifest
 from airpack.formats.release import Release, read_release
 from airpack.formats.statement import PREDICATE_BOM, Statement
+from airpack.formats.words import spoken
 from airpack.ops.medium import find_head, names, read_head, unlisted
 from airpack.types import Digest, Limits
 
@@ -35,21 +38,34 @@ class Inspection:
 
     Attributes:
         head: The head file.
-        digest: SHA-256 of the head file, to compare or read aloud.
+        size: Its length in bytes.
+        digest: Its SHA-256, to compare or read aloud.
         manifest: The package manifest.
+        payload: SHA-256 of the manifest's bytes: what every volume begins with.
+        signatures: How many signatures the manifest has.
         release: The release.
+        bases: For each file that the site must have from a base, the base's `product@version`.
         claims: The attestations it carries.
         present: Names of listed volumes that lie beside the head, whatever they are: none is opened.
         ignored: Names beside the head that it does not list.
     """
 
     head: Path
+    size: int
     digest: Digest
     manifest: PackageManifest
+    payload: Digest
+    signatures: int
     release: Release
+    bases: Mapping[Digest, str]
     claims: tuple[Claim, ...]
     present: frozenset[str]
     ignored: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The head's digest to read aloud: its first 64 bits."""
+        return spoken(self.digest)
 
     @property
     def has_bom(self) -> bool:
@@ -62,11 +78,16 @@ class Inspection:
             "verified": False,
             "head": str(self.head),
             "head_digest": str(self.digest),
+            "head_size": self.size,
             "release": str(self.release.digest),
             "product": self.manifest.product,
             "version": self.manifest.version,
             "needs_airpack": self.manifest.needs_airpack,
+            "words": self.words,
+            "manifest": str(self.payload),
+            "signatures": self.signatures,
             "bytes_raw": self.manifest.total,
+            "bytes_stored": self.manifest.stored,
             "files": [
                 {
                     "path": file.path,
@@ -76,6 +97,7 @@ class Inspection:
                     "component": file.component,
                     "license": file.license,
                     "executable": file.executable,
+                    "base": self.bases.get(file.digest),
                 }
                 for file in self.release.files
             ],
@@ -87,6 +109,21 @@ class Inspection:
                     "present": volume.name in self.present,
                 }
                 for volume in self.manifest.volumes
+            ],
+            "parity": [
+                {
+                    "name": volume.name,
+                    "size": volume.size,
+                    "table": str(volume.table),
+                    "present": volume.name in self.present,
+                    "covers": [group.first + 1, group.first + group.count],
+                }
+                for group in self.manifest.parity
+                for volume in group.volumes
+            ],
+            "bases": [
+                {"release": str(base.release), "product": base.product, "version": base.version}
+                for base in self.manifest.bases
             ],
             "bom": self.has_bom,
             "claims": [
@@ -107,7 +144,8 @@ def inspect_package(path: Path) -> Inspection:
     file = find_head(path)
     data = read_head(file)
     parsed = head.parse(data)
-    manifest = claimed_manifest(parsed)
+    envelope = _envelope(parsed)
+    manifest = PackageManifest.parse(envelope.payload)
 
     def blob(digest: Digest) -> bytes:
         if digest not in parsed.blobs:
@@ -118,11 +156,15 @@ def inspect_package(path: Path) -> Inspection:
     beside = set(names(file.parent))
     return Inspection(
         head=file,
+        size=len(data),
         digest=Digest.of(data),
         manifest=manifest,
+        payload=Digest.of(envelope.payload),
+        signatures=len(envelope.signatures),
         release=release,
+        bases={file.digest: base.name for base in manifest.bases for file in base.files},
         claims=tuple(_claims(parsed)),
-        present=frozenset(volume.name for volume in manifest.volumes if volume.name in beside),
+        present=frozenset(beside.intersection(manifest.names)),
         ignored=tuple(unlisted(file, manifest)),
     )
 
@@ -133,7 +175,11 @@ def claimed_manifest(parsed: Head) -> PackageManifest:
     Raises:
         IntegrityError: It is none.
     """
-    return PackageManifest.parse(dsse.parse(parsed.package, "package envelope", limit=Limits.HEAD).payload)
+    return PackageManifest.parse(_envelope(parsed).payload)
+
+
+def _envelope(parsed: Head) -> Envelope:
+    return dsse.parse(parsed.package, "package envelope", limit=Limits.HEAD)
 
 
 def _claims(parsed: Head) -> list[Claim]:

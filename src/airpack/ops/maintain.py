@@ -12,6 +12,7 @@ from airpack.evidence.records import Event, Outcome, Subject
 from airpack.ops.activate import active_release
 from airpack.ops.examine import Examined, examine
 from airpack.ops.generations import remove
+from airpack.ops.incomplete import FOLDER as REPORTS
 from airpack.ops.medium import find_head
 from airpack.ops.recover import exclusive, locked, recover
 from airpack.ops.repair import Repaired, can_record, carry_out, plan
@@ -218,6 +219,7 @@ def gc(site: Site, *, dry_run: bool = False) -> Collected:
         site.catalog.drop_blobs(doomed)
         for path in quarantines:
             fsops.remove_tree(path)
+        fsops.remove_tree(site.root / REPORTS)  # they say what is needed beside what the quarantines had
         site.log.result(corr, Outcome.DONE, data={"bytes": result.bytes})
         return result
 

@@ -22,7 +22,13 @@ from airpack.ops.witness import Recorded, check_catalog
 from airpack.policy import lifecycle
 from airpack.types import Silent, State
 
-_WRITTEN: Final = ("trust", "evidence", "evidence/log", "evidence/receipts")  # folders that files are written into
+_WRITTEN: Final = (
+    "trust",
+    "evidence",
+    "evidence/log",
+    "evidence/receipts",
+    "repair",
+)  # folders that files are written into
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from airpack.ops.receipts import check_receipt, write_receipt
 from airpack.ops.site import Site
 from airpack.ops.trust import apply_revocations, rebuild_trust, stored_channel, stored_revocations
 from airpack.policy.admission import open_package
+from airpack.transport.reader import open_media
 from airpack.types import Digest, Limits, Reporter, State
 
 _SPARE: Final = 16 << 20  # bytes
@@ -278,13 +279,17 @@ def _take(site: Site, package: _Package, medium: Path, wanted: set[Digest], repo
     files = wanted & sizes.keys()
     small = wanted & package.head.blobs.keys()
     _check_space(site, sum(sizes[digest] for digest in files))
-    if files:
-        folder = fetch(site, package.manifest, package.digest, medium, wanted=files, reporter=reporter)
-        site.store.adopt((digest, folder / digest.hex) for digest in sorted(files))
-        fsops.remove_tree(folder)
     for digest in small:
         site.store.put(package.head.blobs[digest])
-    return files | small
+    if not files:
+        return small
+    with open_media(package.manifest, package.digest, [medium]) as media:
+        fetched = fetch(site, media, package.digest, wanted=files, reporter=reporter)
+        site.store.adopt((digest, fetched.folder / digest.hex) for digest in sorted(fetched.files))
+        fsops.remove_tree(fetched.folder)
+        if not fetched.files:
+            fetched.outcome.refuse(media)
+        return small | fetched.files
 
 
 def _check_space(site: Site, needed: int) -> None:

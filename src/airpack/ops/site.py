@@ -7,6 +7,7 @@ ingest/<package>/                             quarantine of an import under way,
 generations/<product>/<n>/                    materialised trees, read-only
 products/<product>/current -> generation      what runs
 probes/<product>.toml                         the operator's own probes
+repair/<product>@<version>.json               what imports that are not whole yet still need
 evidence/                                     the log, the site's key, receipts
 catalog.db
 """

@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,38 @@ from airpack.crypto.client import TrustedChannel, refresh
 from airpack.errors import AirpackError, InputError
 from airpack.formats.bom import Bom
 from airpack.formats.head import Head
-from airpack.ops.medium import find_head, read_head, unlisted
+from airpack.formats.release import Release
+from airpack.ops.medium import Presented, find_package, say_mended
+from airpack.ops.naming import ByPath
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.policy.bom import verified_bom
 from airpack.policy.compat import judge_release, refuse
 from airpack.transport import reader
+from airpack.transport.damage import Range
+from airpack.transport.outcome import Outcome, places
+from airpack.transport.spare import SpareState, check_spare
 from airpack.types import Check, Reporter, Silent
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a verification found: the release that was admitted, each check in order, and where its BOM was written."""
+    """What a verification found.
+
+    Attributes:
+        admitted: The release that was admitted.
+        checks: Each check, in order.
+        ignored: Names on the medium that the package does not list.
+        bom: Where the bill of materials was written; None where it was not asked for.
+        mended: Volumes of which bytes were not as signed and were had otherwise, and these bytes.
+        spare: How the parity volumes are; None where the package has none.
+    """
 
     admitted: Admitted
     checks: tuple[Check, ...]
     ignored: tuple[str, ...]
     bom: Path | None = None
+    mended: Mapping[str, Sequence[Range]] = field(default_factory=dict)
+    spare: SpareState | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
@@ -45,11 +61,13 @@ class Verification:
             "checks": documents(self.checks),
             "ignored": list(self.ignored),
             "bom": str(self.bom) if self.bom else None,
+            "mended": places(self.mended),
+            "parity": self.spare and {"missing": list(self.spare.missing), "damaged": places(self.spare.damaged)},
         }
 
 
 def verify_package(
-    path: Path,
+    paths: Sequence[Path],
     *,
     root: bytes,
     now: datetime,
@@ -57,10 +75,10 @@ def verify_package(
     replace: bool = False,
     reporter: Reporter | None = None,
 ) -> Verification:
-    """Verify the package at `path` against a pinned root.
+    """Verify the package that `paths` present together against a pinned root.
 
     Args:
-        path: The package's folder or its head file.
+        paths: Folders that hold its volumes, and head files; at least one head among them.
         root: Bytes of the root to trust.
         now: The time to judge freshness by.
         bom: The file to write the bill of materials to, once everything holds; None for none.
@@ -77,24 +95,13 @@ def verify_package(
     steps = Steps()
     release: str | None = None
     try:
-        head, data = _read(path, steps)
+        presented, data = present(paths, steps)
         admitted = admit(data, refresh=fresh_refresh(root, now), have=airpack.__version__, steps=steps)
         release = str(admitted.release.digest)
-        with steps.step("compatibility") as found:
-            findings = judge_release(admitted.release.compat)
-            refuse(findings)
-            found(f"{len(findings)} rules about model and runtime hold")
+        check_compatibility(admitted.release, steps)
         materials = _materials(admitted, steps) if bom is not None else None
         with steps.step("volumes") as found:
-            reader.unpack(
-                admitted.manifest,
-                admitted.manifest_digest,
-                head.parent,
-                wanted={file.digest for file in admitted.manifest.files},
-                sink=reader.NullSink(),
-                reporter=reporter or Silent(),
-                task="verify",
-            )
+            outcome, spare = _read_volumes(admitted, presented, ByPath(reporter or Silent(), admitted.release))
             found(f"{len(admitted.manifest.files)} files, {admitted.manifest.total} bytes match their digests")
         if bom is not None and materials is not None:
             fsops.write_durable(bom.absolute(), materials.data, replace=replace)
@@ -102,7 +109,18 @@ def verify_package(
         error.document = {"ok": False, "release": release, "checks": documents(steps.checks)}
         raise
     written = bom.absolute() if bom is not None else None
-    return Verification(admitted, tuple(steps.checks), tuple(unlisted(head, admitted.manifest)), written)
+    ignored = tuple(presented.unlisted(admitted.manifest))
+    return Verification(admitted, tuple(steps.checks), ignored, written, outcome.mended, spare)
+
+
+def _read_volumes(admitted: Admitted, presented: Presented, reporter: Reporter) -> tuple[Outcome, SpareState | None]:
+    """Read all volumes, and what of them has to be had otherwise; then the parity volumes."""
+    manifest, wanted = admitted.manifest, {file.digest for file in admitted.manifest.files}
+    with reader.open_media(manifest, admitted.manifest_digest, presented.folders) as media:
+        outcome = reader.unpack_whole(media, wanted=wanted, sink=reader.NullSink(), reporter=reporter, task="verify")
+        spare = check_spare(media, reporter) if manifest.parity else None
+        say_mended(media, reporter, spare)
+    return outcome, spare
 
 
 def _materials(admitted: Admitted, steps: Steps) -> Bom:
@@ -112,11 +130,27 @@ def _materials(admitted: Admitted, steps: Steps) -> Bom:
     return materials
 
 
-def _read(path: Path, steps: Steps) -> tuple[Path, bytes]:
-    """Find and read the head; what fails here fails as its step."""
+def check_compatibility(release: Release, steps: Steps) -> None:
+    """Judge whether model and runtime fit each other, as a step of its own.
+
+    Raises:
+        PolicyError: They do not.
+    """
+    with steps.step("compatibility") as found:
+        findings = judge_release(release.compat)
+        refuse(findings)
+        found(f"{len(findings)} rules about model and runtime hold")
+
+
+def present(paths: Sequence[Path], steps: Steps) -> tuple[Presented, bytes]:
+    """Return the package that `paths` present together, and the bytes of its head, read once.
+
+    Raises:
+        AirpackError: There is none, or it cannot be read; noted as the step `head`.
+    """
     try:
-        head = find_head(path)
-        return head, read_head(head)
+        presented = find_package(paths)
+        return presented, presented.read()
     except AirpackError as error:
         steps.checks.append(Check("head", ok=False, detail=error.message))
         raise

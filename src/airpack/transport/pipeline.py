@@ -1,72 +1,111 @@
 """Read in one thread, work in a pool, take the results in order: bounded in number and in bytes.
 
-Both directions use it: packing reads, encodes and writes volumes; unpacking reads, decodes and writes files.
+Both directions use it: packing reads, encodes and writes volumes; unpacking reads, decodes and writes files. Room for
+a job is taken before its bytes are read: no bytes lie in memory and wait for room.
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from queue import SimpleQueue
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
 
+P = TypeVar("P")
 J = TypeVar("J")
 R = TypeVar("R")
 
-_AHEAD: Final = 8  # jobs between the reader and the taker
-_BUDGET: Final = 128 << 20  # bytes of jobs between them; one job alone may exceed it
+BUDGET: Final = 128 << 20  # bytes of jobs between the reader and the taker; one job alone may exceed it
+_AHEAD: Final = 8  # jobs between them
+_LARGEST_KEPT: Final = 16 << 20  # bytes
 _GRACE: Final = 2.0  # seconds that a reader has to end when nobody takes any more
 
 
-def ordered(
-    jobs: Generator[J, None, None], work: Callable[[J], R], *, cost: Callable[[J], int], workers: int
-) -> Generator[R, None, None]:
-    """Yield `work(job)` for each of `jobs`, in their order.
+class Ordered(Generic[R]):
+    """The results of `work(read(plan))` for each of `plans`, in their order.
 
-    `jobs` is walked, and closed, in a thread of its own; `work` runs in `workers` threads. The caller closes the
-    returned generator when it stops early (`contextlib.closing`): then no further job is drawn, and all threads end.
-    Only a reader whose input does not answer within two seconds is left behind, so that a medium that hangs does not
-    keep anybody from stopping; it ends with its read, or with the process.
+        with Ordered(plans, read, work, cost=cost, workers=2) as results:
+            for result in results:
+                ...
+
+    Work begins at once. `plans` is walked, and closed, in a thread of its own, where `read` runs too; `work` runs in
+    `workers` threads. Leaving the context ends it all: no further plan is drawn, and all threads end. Only a reader
+    whose input does not answer within two seconds is left behind, so that a medium that hangs does not keep anybody
+    from stopping; it ends with its read, or with the process.
+
+    Iterating raises the first exception that `plans`, `read` or `work` raised, in its place among the results.
 
     Args:
-        jobs: Each draws its input when it is asked for.
+        plans: What is to be read.
+        read: Called with one plan at a time, once there is room for its job.
         work: Called with one job, in any thread.
-        cost: Bytes that a job and its result occupy, about.
+        cost: Bytes that a plan's job and its result will occupy, about.
         workers: Threads for `work`, at least 1.
-
-    Raises:
-        Exception: The first that `jobs` or `work` raised, in the order of the jobs.
+        budget: Bytes that all of them may occupy at once.
     """
-    gate = _Gate(max(_AHEAD, 2 * workers), _BUDGET)
-    results: SimpleQueue[tuple[int, Future[R]] | None] = SimpleQueue()
-    failed: list[BaseException] = []
-    with ThreadPoolExecutor(workers) as pool:
+
+    def __init__(
+        self,
+        plans: Generator[P, None, None],
+        read: Callable[[P], J],
+        work: Callable[[J], R],
+        *,
+        cost: Callable[[P], int],
+        workers: int,
+        budget: int = BUDGET,
+    ) -> None:
+        _keep_memory()
+        self._gate = _Gate(max(_AHEAD, 2 * workers), budget)
+        self._pool = ThreadPoolExecutor(workers)
+        self._results: SimpleQueue[tuple[int, Future[R]] | None] = SimpleQueue()
+        self._failed: BaseException | None = None
 
         def feed() -> None:
             try:
-                with closing(jobs):
-                    for job in jobs:
-                        weight = cost(job)
-                        if not gate.enter(weight):
+                with closing(plans):
+                    for plan in plans:
+                        weight = cost(plan)
+                        if not self._gate.enter(weight):
                             return
-                        results.put((weight, pool.submit(work, job)))
+                        # No name holds the job: its bytes go as soon as its work is done.
+                        self._results.put((weight, self._pool.submit(work, read(plan))))
             except BaseException as error:  # noqa: BLE001, it is raised where the results are taken
-                failed.append(error)
+                self._failed = error
             finally:
-                results.put(None)
+                self._results.put(None)
 
-        reader = threading.Thread(target=feed, name="reader", daemon=True)
-        reader.start()
-        try:
-            while (item := results.get()) is not None:
-                weight, future = item
-                yield future.result()
-                gate.leave(weight)
-            if failed:
-                raise failed[0]
-        finally:
-            gate.close()
-            reader.join(_GRACE)
+        self._reader = threading.Thread(target=feed, name="reader", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate.close()
+        self._reader.join(_GRACE)
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[R]:
+        while (item := self._results.get()) is not None:
+            weight, future = item
+            del item
+            yield future.result()
+            del future  # and with it the result, before its room is given away
+            self._gate.leave(weight)
+        if self._failed is not None:
+            raise self._failed
+
+
+def _keep_memory() -> None:
+    """Have the allocator keep what a frame frees for the next one, instead of giving it back and faulting it in again.
+
+    glibc maps blocks above a threshold, which rises to the largest such block that was freed; twice as much stays
+    (mallopt(3), M_MMAP_THRESHOLD). Other allocators take no notice.
+    """
+    _ = bytes(_LARGEST_KEPT)
 
 
 class _Gate:

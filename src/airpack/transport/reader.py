@@ -1,390 +1,269 @@
 """Volumes to files: nothing is decoded before its digest matched, nothing is committed before its file's did.
 
-    reader thread: read chunks → pool: SHA-256 of each chunk, then decode → calling thread: SHA-256 of the file, sink
+    reader thread: read chunks → pool: SHA-256 of each chunk, then decode → calling thread: sink, SHA-256 of the file
 
 For each volume, in order (docs/spec/package.md section 6):
 
-1. a regular file of exactly the signed size, opened once and never through a link;
-2. its header is byte for byte the one that the signed manifest implies;
-3. its table has the signed digest, and only then is parsed: bounded, its frames continue where the last volume's
-   ended;
-4. each frame that touches a wanted file is read once into memory; each of its chunks must have the table's digest;
-5. the frame is decoded from that buffer to exactly its size, and the wanted parts are delivered in stream order;
-6. a file is committed once all its bytes have the file's signed digest.
+1. its table has the signed digest, and only then is parsed: bounded, its frames continue where those before ended;
+2. each frame that was not verified before is read once into memory; each of its chunks must have the table's digest;
+3. a frame that touches a wanted file is decoded from that buffer to exactly its size, and its parts are delivered;
+4. a file is committed once all its bytes have the file's signed digest.
 
-Errors name the volume, the chunk (from 1) and its bytes in the volume file.
+What is not there, or not as it was signed, keeps nothing else from being read: it is told at the end, place by place.
+What is signed but wrong ends the reading at once.
 """
 
-import hashlib
-import os
-from collections.abc import Container, Generator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Container, Generator, Iterable
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final
 
-from airpack.errors import AirpackError, IntegrityError, NotFoundError, PartialError, StorageError
-from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
-from airpack.formats.volume import ENTRY, HEADER, Chunk, Frame, Header, Table, parse_table
-from airpack.fsops import close_read, interruptible, open_regular
-from airpack.transport import codec, plan
-from airpack.transport.pipeline import ordered
+from airpack.errors import IntegrityError
+from airpack.formats.package import PackageManifest
+from airpack.formats.volume import ENTRY, HEADER, Chunk, Table, parse_table
+from airpack.fsops import interruptible
+from airpack.transport.delivery import Delivery, NullSink, Sink
+from airpack.transport.frames import Bases, Checked, Decoder, Plan, wrong
+from airpack.transport.outcome import Outcome, refuse_missing
+from airpack.transport.pipeline import Ordered
+from airpack.transport.plan import Stream
+from airpack.transport.progress import Progress
+from airpack.transport.rebuild import Parity
+from airpack.transport.repairs import Repairs
+from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent
 
-_COPY_AGAIN = "copy this volume again from where the package was built, and run the same command again"
-_NAMED = 20  # missing volumes named in one message
+__all__ = ["Bases", "NullSink", "Outcome", "Sink", "open_media", "unpack", "unpack_all", "unpack_whole"]
+
 _SILENT: Final = Silent()
 
 
-class FileSink(Protocol):
-    """Takes the bytes of one file."""
-
-    def write(self, data: memoryview) -> None:
-        """Take the next bytes; `data` is only valid during the call."""
-
-    def commit(self) -> None:
-        """All bytes were written and have the signed digest."""
-
-    def abort(self) -> None:
-        """The file will not be completed. Follows a failed `write` or `commit` too."""
-
-
-class Sink(Protocol):
-    """Takes files, one after the other."""
-
-    def begin(self, file: FileInfo) -> FileSink:
-        """Begin `file`; the one before was committed."""
-
-
-class NullSink:
-    """A `Sink` and `FileSink` that keeps nothing: `unpack` into it verifies."""
-
-    def begin(self, file: FileInfo) -> Self:  # noqa: ARG002 -- the protocol's signature
-        """Begin nothing."""
-        return self
-
-    def write(self, data: memoryview) -> None:
-        """Drop `data`."""
-
-    def commit(self) -> None:
-        """Keep nothing."""
-
-    def abort(self) -> None:
-        """Nothing to remove."""
-
-
-def check_volumes(manifest: PackageManifest, folder: Path) -> None:
-    """Check that every volume is there, regular, and of its signed size; nothing is read.
+def open_media(manifest: PackageManifest, payload: Digest, folders: Iterable[Path]) -> Media:
+    """Look for the volumes of a package; the caller closes what is returned.
 
     Args:
         manifest: The signed package manifest.
-        folder: Where the volumes lie.
-
-    Raises:
-        IntegrityError: A volume is a link, a device or a pipe, or has another size.
-        PartialError: Volumes are missing; the context has the list `missing`.
-        StorageError: The medium cannot be read.
+        payload: Digest of the manifest's signed bytes.
+        folders: Where volumes are looked for.
     """
-    missing = interruptible(lambda: _missing(manifest, folder))
-    if missing:
-        shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
-        raise PartialError(
-            f"{len(missing)} of {len(manifest.volumes)} volumes are missing in {folder}: {shown}",
-            hint="put them beside the head file and run the same command again",
-            path=str(folder),
-            missing=missing,
-        )
+    media = Media(manifest, payload, folders)
+    repairs = Repairs(media, payload)
+    try:
+        media.survey()
+        repairs.survey()
+        media.rescues += [repairs] if repairs.is_any else []
+        media.rescues += [Parity(media)] if any(file.is_there for file in media.parity) else []
+    except BaseException:
+        media.close()
+        raise
+    return media
 
 
-def _missing(manifest: PackageManifest, folder: Path) -> list[str]:
-    """Return the names of volumes that are not there; each of the others is opened once."""
-    missing = []
-    for info in manifest.volumes:
-        try:
-            with _Volume(folder, info):
-                pass
-        except NotFoundError:
-            missing.append(info.name)
-    return missing
-
-
-def unpack(
+def unpack_all(
     manifest: PackageManifest,
-    payload_digest: Digest,
-    folder: Path,
+    payload: Digest,
+    folders: Iterable[Path],
     *,
     wanted: Container[Digest],
     sink: Sink,
+    bases: Bases | None = None,
+    reporter: Reporter = _SILENT,
+    task: str = "unpack",
+) -> Outcome:
+    """Deliver the wanted files to `sink`, every byte verified, and take nothing less than the whole package.
+
+    Every chunk of every volume then had its signed digest. The arguments are those of `open_media` and `unpack`.
+
+    Raises:
+        IntegrityError: Anything in a volume is not what was signed.
+        PartialError: Volumes are missing; then nothing is read.
+        StorageError: The medium cannot be read.
+        Exception: Whatever `sink` raises.
+    """
+    with open_media(manifest, payload, folders) as media:
+        return unpack_whole(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+
+
+def unpack_whole(
+    media: Media,
+    *,
+    wanted: Container[Digest],
+    sink: Sink,
+    bases: Bases | None = None,
+    reporter: Reporter = _SILENT,
+    task: str = "unpack",
+) -> Outcome:
+    """Do the same from media that are open; afterwards they tell what was mended."""
+    refuse_missing(media, [media.volumes[number].name for number in media.hopeless])
+    outcome = unpack(media, wanted=wanted, sink=sink, bases=bases, reporter=reporter, task=task)
+    outcome.refuse(media)
+    return outcome
+
+
+def unpack(
+    media: Media,
+    *,
+    wanted: Container[Digest],
+    sink: Sink,
+    progress: Progress | None = None,
+    bases: Bases | None = None,
     reporter: Reporter = _SILENT,
     workers: int = 2,
     task: str = "unpack",
-) -> None:
-    """Deliver the wanted files to `sink`, in stream order, every byte verified.
+) -> Outcome:
+    """Deliver the wanted files to `sink`, as far as the media have them, every byte verified.
 
-    When this returns, every chunk of every volume had its signed digest, and each wanted file of the manifest was
-    committed once. Frames that touch no wanted file are hashed, but not decoded: a medium is either as it was signed or
-    refused, whatever a site holds already.
+    Frames that touch no wanted file are hashed, but not decoded: a medium is either as it was signed or found damaged,
+    whatever a site holds already (ADR 6).
 
     Args:
-        manifest: The signed package manifest.
-        payload_digest: Digest of the manifest's signed bytes.
-        folder: Where the volumes lie.
+        media: The volumes, surveyed.
         wanted: Digests of the files to deliver; digests that the package does not list are not looked for.
         sink: Takes the files.
-        reporter: Receives progress in stored bytes.
+        progress: Frames that earlier runs have verified and delivered; they are not read again.
+        bases: Gives bytes of base files, whose digests were checked; None where they are not at hand: then frames that
+            build on them are hashed, but not decoded.
+        reporter: Receives progress in stored bytes, each file by its digest.
         workers: Threads that verify and decode, at least 1.
         task: What `reporter` is told is being done.
 
     Raises:
-        IntegrityError: Anything in a volume is not what was signed.
-        PartialError: Volumes are missing.
-        StorageError: The medium cannot be read.
+        IntegrityError: Something is signed, but wrong: a table, a frame that does not decode, a file's digest.
         Exception: Whatever `sink` raises.
     """
-    check_volumes(manifest, folder)
-    stream = plan.Stream(manifest.files, wanted)
-    reporter.start(task, sum(info.data for info in manifest.volumes))
-    delivery = _Delivery(manifest.files, sink)
-    jobs = _jobs(manifest, payload_digest, folder, stream)
+    reading = _Reading(media, wanted, sink, progress or Progress(), bases)
+    reporter.start(task, sum(info.data for info in media.manifest.volumes))
     try:
-        for number in stream.wanted:
-            if manifest.files[number].size == 0:
-                delivery.take(number, memoryview(b""))
-        with closing(ordered(jobs, _decode, cost=_cost, workers=workers)) as frames:
-            for frame in frames:
-                for piece in frame.pieces:
-                    delivery.take(piece.file, frame.data[piece.start : piece.stop])
-                reporter.advance(frame.stored, frame.volume)
+        return reading.run(reporter, workers)
     finally:
-        delivery.abort()
         reporter.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A frame as read: what it must be, its stored bytes, and which parts of it are wanted."""
+class _Reading:
+    """One reading of media."""
 
-    volume: "_Volume"
-    frame: Frame
-    stored: bytearray
-    pieces: list[plan.Piece]
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A frame's verified bytes, as far as they are wanted, and which parts of them are."""
-
-    volume: str
-    stored: int
-    data: memoryview
-    pieces: list[plan.Piece]
-
-
-def _jobs(
-    manifest: PackageManifest, payload_digest: Digest, folder: Path, stream: plan.Stream
-) -> Generator[_Job, None, None]:
-    """Read the volumes in order and yield all their frames."""
-    start = 0
-    for position, info in enumerate(manifest.volumes):
-        with _Volume(folder, info) as volume:
-            volume.check_header(manifest.header(payload_digest, position))
-            table = volume.read_table(start, stream.total, is_last=position + 1 == len(manifest.volumes))
-            for frame in table.frames():
-                yield _Job(volume, frame, volume.read_frame(frame), stream.pieces(frame.offset, frame.size))
-            start = table.end
-
-
-def _decode(job: _Job) -> _Decoded:
-    """Compare each chunk's digest, and only then decode the frame."""
-    at, view = 0, memoryview(job.stored)
-    for chunk in job.frame.chunks:
-        if hashlib.sha256(view[at : at + chunk.stored]).digest() != chunk.digest:
-            raise job.volume.error(IntegrityError, "does not have its signed digest", chunk, hint=_COPY_AGAIN)
-        at += chunk.stored
-    if not job.pieces:
-        return _Decoded(job.volume.info.name, len(job.stored), memoryview(b""), [])
-    try:
-        data = codec.decode(job.frame.codec, job.stored, job.frame.size)
-    except IntegrityError as error:
-        raise job.volume.error(IntegrityError, f"is not what the table says: {error}", *job.frame.chunks) from error
-    return _Decoded(job.volume.info.name, len(job.stored), memoryview(data), job.pieces)
-
-
-def _cost(job: _Job) -> int:
-    return len(job.stored) + job.frame.size
-
-
-class _Volume:
-    """One open volume file of the signed size.
-
-    Raises:
-        NotFoundError: It is not there.
-        IntegrityError: It is no regular file, or has another size.
-        StorageError: It cannot be opened.
-    """
-
-    def __init__(self, folder: Path, info: VolumeInfo) -> None:
-        self.info = info
-        self.path = folder / info.name
-        self._descriptor = open_regular(self.path)
-        try:
-            size = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            close_read(self._descriptor)
-            raise StorageError(f"cannot look at {self.path}: {error.strerror}", volume=info.name) from error
-        if size != info.size:
-            close_read(self._descriptor)
-            state = "it was cut short" if size < info.size else "it has trailing data"
-            raise IntegrityError(
-                f"volume {self.path} has {size} bytes, expected {info.size}: {state}, or belongs to another package",
-                hint=_COPY_AGAIN,
-                path=str(self.path),
-                volume=info.name,
-                expected=info.size,
-                found=size,
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self, media: Media, wanted: Container[Digest], sink: Sink, progress: Progress, bases: Bases | None
     ) -> None:
-        close_read(self._descriptor)
+        self._media, self._sink, self._progress = media, sink, progress
+        self._manifest = media.manifest
+        self._base_sizes = tuple(file.size for file in self._manifest.base_files)
+        self._stream = Stream(self._manifest.files, wanted)
+        self._delivery = Delivery(self._manifest.files, self._stream, sink, progress)
+        self._decoder = Decoder(media, bases)
+        self._unread: set[int] = set()
+        self._unproven: set[int] = set()
+        self._passed = self._told = 0  # stored bytes that earlier runs had read: met so far, and told
 
-    def check_header(self, expected: Header) -> None:
-        """Compare the header with the one that the manifest implies.
+    def run(self, reporter: Reporter, workers: int) -> Outcome:
+        for position in range(len(self._media.volumes)):
+            self._media.check_header(position)
+        self._delivery.begin()
+        decoder = self._decoder
+        with Ordered(self._plans(), decoder.read, decoder.check, cost=_cost, workers=workers) as results:
+            for checked in results:
+                self._deliver(checked)
+                plan = checked.plan
+                del checked  # its bytes go before the next is waited for
+                self._tell(reporter, plan.frame.stored, plan)
+        self._tell(reporter, 0)
+        return self._outcome()
 
-        Raises:
-            IntegrityError: It is another one.
-        """
-        place = Chunk(0, b"", 0, HEADER)
-        found = bytes(self._read(place))
-        if found == expected.emit():
+    def _tell(self, reporter: Reporter, stored: int, plan: Plan | None = None) -> None:
+        """Say what was read, and what was passed over meanwhile because an earlier run had read it."""
+        passed = self._passed
+        done, self._told = stored + passed - self._told, passed
+        if plan is None:
+            if done:
+                reporter.advance(done)
             return
+        files = [self._manifest.files[piece.file] for piece in plan.pieces[-1:]]
+        item = str(files[0].digest) if files else ""
+        reporter.advance(done, item, self._manifest.volumes[plan.position].name)
+
+    # -- in the reader's thread
+
+    def _plans(self) -> Generator[Plan, None, None]:
+        """Go through the volumes in order, and yield all frames that were not verified before."""
+        end, is_adjacent = 0, True
+        for position, info in enumerate(self._manifest.volumes):
+            if self._progress.count(position) == info.entries:
+                self._passed += info.data
+                is_adjacent = False
+                continue
+            data = self._media.table(position)
+            if data is None:
+                self._unread.add(position)
+                is_adjacent = False
+                continue
+            table = self._parse(position, data)
+            self._check_place(position, table, end, is_adjacent=is_adjacent)
+            for frame in table.frames():
+                if self._progress.has(position, frame.chunks[0].number):
+                    self._passed += frame.stored
+                else:
+                    yield Plan(position, frame, self._stream.pieces(frame.offset, frame.size))
+            end, is_adjacent = table.end, True
+
+    def _parse(self, position: int, data: bytes) -> Table:
+        info = self._manifest.volumes[position]
         try:
-            reason = _difference(Header.parse(found, what="it"), expected)
+            return parse_table(data, entries=info.entries, stored=info.data, bases=self._base_sizes, what="it")
         except IntegrityError as error:
-            reason = f"is damaged: {error}"
-        raise self.error(IntegrityError, reason, place, hint="bring the volumes that were made with this head")
+            raise self._wrong(position, str(error), hint=error.hint) from error
 
-    def read_table(self, start: int, total: int, *, is_last: bool) -> Table:
-        """Return the chunk table.
-
-        Args:
-            start: Where its frames must begin in the stream, in bytes.
-            total: Length of the stream in bytes.
-            is_last: Whether its frames must reach the end of the stream.
-
-        Raises:
-            IntegrityError: Its digest is not the signed one, or it says what cannot be.
-        """
-        info, place = self.info, Chunk(0, b"", HEADER, self.info.slots * ENTRY)
-        data = bytes(self._read(place))
-        if Digest.of(data) != info.table:
-            raise self.error(IntegrityError, "does not have its signed digest", place, hint=_COPY_AGAIN)
-        try:
-            table = parse_table(data, entries=info.entries, stored=info.data, what="it")
-        except IntegrityError as error:
-            raise self.error(IntegrityError, f"is signed but wrong: {error}", place, hint=error.hint) from error
-        if table.start != start:
-            reason = f"is signed but wrong: frames begin at byte {table.start} of the files, {start} must stand there"
-            raise self.error(IntegrityError, reason, place)
+    def _check_place(self, position: int, table: Table, end: int, *, is_adjacent: bool) -> None:
+        """Refuse a table whose frames do not continue the stream, as far as its neighbours are known."""
+        total, is_last = self._stream.total, position + 1 == len(self._manifest.volumes)
+        if table.start < end or (is_adjacent and table.start != end):
+            reason = f"frames begin at byte {table.start} of the files, {end} must stand there"
+            raise self._wrong(position, reason)
         if table.end > total or (is_last and table.end != total):
-            reason = f"is signed but wrong: frames reach byte {table.end} of the files, which have {total}"
-            raise self.error(IntegrityError, reason, place)
-        return table
+            raise self._wrong(position, f"frames reach byte {table.end} of the files, which have {total}")
 
-    def read_frame(self, frame: Frame) -> bytearray:
-        """Return the stored bytes of all chunks of `frame`, read once."""
-        return self._read(*frame.chunks)
+    def _wrong(self, position: int, reason: str, *, hint: str = "") -> IntegrityError:
+        place = Chunk(0, b"", HEADER, self._manifest.volumes[position].slots * ENTRY)
+        return wrong(self._media, position, f"is signed but wrong: {reason}", place, hint=hint)
 
-    def _read(self, *chunks: Chunk) -> bytearray:
-        """Return the bytes of neighbouring chunks."""
-        data = bytearray(sum(chunk.stored for chunk in chunks))
-        view, done = memoryview(data), 0
-        for chunk in chunks:
-            end = done + chunk.stored
-            while done < end:
-                done += self._read_some(view[done:end], chunks[0].offset + done, chunk)
-        return data
+    # -- in the calling thread
 
-    def _read_some(self, into: memoryview, offset: int, chunk: Chunk) -> int:
-        try:
-            count = os.preadv(self._descriptor, [into], offset)
-        except OSError as error:
-            raise self.error(StorageError, f"cannot be read: {error.strerror}", chunk, hint=_COPY_AGAIN) from error
-        if count == 0:
-            raise self.error(StorageError, "is gone: the file became shorter while it was read", chunk)
-        return count
+    def _deliver(self, checked: Checked) -> None:
+        """Deliver a frame; what is not as signed is first asked for elsewhere, and else noted as unread."""
+        plan = checked.plan
+        if checked.bad:
+            checked = interruptible(partial(self._decoder.mend, checked))
+        if checked.bad or checked.is_lost:
+            self._unread.add(plan.position)
+            return
+        for piece in plan.pieces:
+            if checked.data is None:
+                self._unproven.add(piece.file)
+            else:
+                self._delivery.take(piece, plan.frame.offset, checked.data[piece.start : piece.stop])
+        if checked.data is not None or not plan.pieces:
+            self._sink.settle(plan.position, plan.frame)
 
-    def error(self, kind: type[AirpackError], what: str, *chunks: Chunk, hint: str = "") -> AirpackError:
-        """Return an error that names the place of neighbouring `chunks`; number 0 is the header or the table."""
-        first, last = chunks[0], chunks[-1]
-        length = last.offset + last.stored - first.offset
-        numbers = f"chunk {first.number}" + (f" to {last.number}" if last is not first else "")
-        part = f"{numbers} of {self.info.entries}" if first.number else ("chunk table" if first.offset else "header")
-        context: dict[str, Any] = {"path": str(self.path), "volume": self.info.name, "chunk": first.number}
-        return kind(
-            f"volume {self.path}: {part}, bytes {first.offset} to {first.offset + length}, {what}",
-            hint=hint,
-            offset=first.offset,
-            length=length,
-            **context,
+    def _outcome(self) -> Outcome:
+        media, volumes = self._media, self._manifest.volumes
+        needed = set() if self._delivery.is_whole else self._unread
+        for position in needed:
+            media.check_presence(position)
+        ranges = media.damage.ranges
+        # Of a volume that is missing, but was had in parts, only the others are needed.
+        away = sorted(
+            number
+            for number in needed - ranges.keys()
+            if not media.volumes[number].is_there and number not in media.refused
+        )
+        return Outcome(
+            missing=tuple(volumes[position].name for position in away),
+            damaged={volumes[position].name: places for position, places in ranges.items()},
+            damage=media.damage,
+            dropped=tuple(file.digest for file in self._delivery.dropped),
+            unproven=len(self._unproven),
+            mended={volumes[position].name: places for position, places in media.mended.ranges.items()},
         )
 
 
-def _difference(found: Header, expected: Header) -> str:
-    """Return how a well-formed header is not the expected one, for people who mixed up media."""
-    if found.package != expected.package:
-        return (
-            f"belongs to another package: it names manifest {found.package.short}, this head signs "
-            f"{expected.package.short}"
-        )
-    if (found.index, found.count) != (expected.index, expected.count):
-        return f"says volume {found.index} of {found.count}, expected {expected.index} of {expected.count}"
-    return (
-        f"says {found.entries} chunks in {found.slots} slots and {found.data} bytes, expected {expected.entries} in "
-        f"{expected.slots} and {expected.data}"
-    )
-
-
-class _Delivery:
-    """Hands bytes to file sinks, one file at a time, and commits each file whose digest holds."""
-
-    def __init__(self, files: tuple[FileInfo, ...], sink: Sink) -> None:
-        self._files, self._sink = files, sink
-        self._open: FileSink | None = None
-        self._digest = hashlib.sha256()
-        self._done = 0
-
-    def take(self, number: int, data: memoryview) -> None:
-        """Deliver the next bytes of file `number`; frames come in order, so the file before is complete."""
-        file = self._files[number]
-        if self._open is None:
-            self._open, self._done, self._digest = self._sink.begin(file), 0, hashlib.sha256()
-        self._digest.update(data)
-        self._open.write(data)
-        self._done += len(data)
-        if self._done == file.size:
-            self._complete(file, self._open)
-
-    def _complete(self, file: FileInfo, sink: FileSink) -> None:
-        found = Digest.from_raw(self._digest.digest())
-        if found != file.digest:
-            raise IntegrityError(
-                f"a file of the package has digest {found}, expected {file.digest}: its chunks are as signed, so the "
-                "package itself is wrong",
-                hint="ask the builder for a new package",
-                digest=str(file.digest),
-                found=str(found),
-            )
-        sink.commit()
-        self._open = None
-
-    def abort(self) -> None:
-        """Abort the file in hand, if any."""
-        if self._open is not None:
-            sink, self._open = self._open, None
-            sink.abort()
+def _cost(plan: Plan) -> int:
+    return plan.cost

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airpack.errors import InputError
-from airpack.formats.packspec import ModelSpec, PackSpec, Requirement, RuntimeSpec, parse, parse_size
+from airpack.formats.packspec import ModelSpec, PackSpec, Requirement, RuntimeSpec, parse
 from airpack.formats.probe import Probe
 
 FULL = """
@@ -93,7 +93,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_right_one(wrong: str, right:
         ('platform = "linux/amd64"', ""),
         ('platform = "linux/amd64"', 'platform = "linux"'),
         ('platform = "linux/amd64"', 'platform = "linux/amd64/v3"'),
-        ('memory = "2GiB"', 'memory = "2GB"'),
+        ('memory = "2GiB"', 'memory = "2gb"'),
         ('memory = "2GiB"', "memory = 0"),
         ('memory = "2GiB"', 'memory = "0"'),
         ('memory = "2GiB"', 'memory = "999999TiB"'),
@@ -140,19 +140,6 @@ def test_a_base_is_refused_as_not_built_yet() -> None:
 def test_what_is_no_toml_is_bad_input(text: bytes) -> None:
     with pytest.raises(InputError):
         parse(text, "spec.toml")
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("0", 0), ("4096", 4096), ("7B", 7), ("1KiB", 1024), ("512 MiB", 512 << 20), ("1TiB", 1 << 40)]
-)
-def test_sizes_are_whole_numbers_with_binary_units(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "1.5GiB", "-1", "1 GB", "1gib", "1e3", "\u0661", "1\n"])
-def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(InputError):
-        parse_size(text)
 
 
 @given(st.binary(max_size=200))

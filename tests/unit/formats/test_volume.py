@@ -238,6 +238,14 @@ TWO = Entry(KEY, 5, 5, 5, Codec.RAW)
         ([ONE, TWO], 11, "lists 10 bytes of chunks; the signed size leaves 11"),
         ([replace(ONE, frame=6)], 5, "raw frame of 6 bytes is stored in 5"),
         ([replace(ONE, parts=2)], 5, "ends inside a frame"),
+        (
+            [
+                replace(ONE, codec=Codec.ZSTD, stored=stored, part=part, parts=2)
+                for part, stored in enumerate((6, Limits.CHUNK))
+            ],
+            Limits.CHUNK + 6,
+            "far more than it needs",
+        ),
         ([replace(ONE, parts=2, frame=10), replace(ONE, frame=10)], 10, "chunk 2: part 0 .* where part 1"),
         ([replace(ONE, parts=2), replace(ONE, part=1, parts=3)], 10, "parts of one frame disagree"),
         ([replace(ONE, parts=2, codec=Codec.ZSTD), replace(ONE, part=1, parts=2)], 10, "parts of one frame disagree"),

@@ -263,6 +263,33 @@ class TestNewFile:
             new.commit()
         assert descriptors() == before
 
+    def test_the_disk_is_asked_to_begin_before_the_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun: list[tuple[int, int]] = []
+        monkeypatch.setattr("airpack.fsops.files._AHEAD", 10)
+        monkeypatch.setattr(os, "posix_fadvise", lambda _, start, length, __: begun.append((start, length)))
+        with NewFile(tmp_path / "x") as new:
+            new.seek(100)
+            for size in (9, 4, 2, 30, 9):
+                new.write(bytes(size))
+            new.write_at(b"head", 0)
+            new.commit()
+
+        assert begun == [(100, 13), (113, 32)]
+
+    def test_a_file_system_that_takes_no_advice_is_written_all_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr("airpack.fsops.files._AHEAD", 10)
+        monkeypatch.setattr(os, "posix_fadvise", refuse)
+        with NewFile(tmp_path / "x") as new:
+            new.write(b"twenty bytes of data")
+            new.commit()
+
+        assert (tmp_path / "x").read_bytes() == b"twenty bytes of data"
+
     def test_reserving_shows_a_full_disk_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         failing(monkeypatch, "posix_fallocate", errno.ENOSPC)
         with NewFile(tmp_path / "file") as new, pytest.raises(StorageError, match="reserve space") as caught:

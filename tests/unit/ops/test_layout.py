@@ -71,8 +71,8 @@ class Counting(Silent):
     def start(self, task: str, total: int) -> None:
         self.said.append((task, total))
 
-    def advance(self, done: int, item: str = "") -> None:
-        self.said.append((item, done))
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
+        self.said.append((item or volume, done))
 
     def finish(self) -> None:
         self.said.append(("finish", 0))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
-from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, emit_table
+from airpack.formats.package import FileInfo, PackageManifest, ParityGroup, VolumeInfo
+from airpack.formats.volume import ENTRY, HEADER, Codec, Entry, Frame, emit_table
 from airpack.transport.writer import PackWriter
 from airpack.types import Digest, Source
 
@@ -16,29 +16,35 @@ RELEASE = Digest.of(b"release")
 Package = tuple[PackageManifest, Digest, Path]
 
 
-def _source(path: str, data: bytes, size: int | None = None, digest: Digest | None = None) -> Source:
-    return Source(path, len(data) if size is None else size, lambda: io.BytesIO(data), digest=digest)
+def _source(
+    path: str, data: bytes, size: int | None = None, digest: Digest | None = None, *, solid: bool = False
+) -> Source:
+    return Source(path, len(data) if size is None else size, lambda: io.BytesIO(data), digest=digest, solid=solid)
 
 
-def _manifest(files: tuple[FileInfo, ...], volumes: tuple[VolumeInfo, ...]) -> PackageManifest:
-    return PackageManifest(RELEASE, "encoder", "1.0.0", "0.1.0", files, volumes)
+def _manifest(
+    files: tuple[FileInfo, ...], volumes: tuple[VolumeInfo, ...], parity: tuple[ParityGroup, ...] = ()
+) -> PackageManifest:
+    return PackageManifest(RELEASE, "encoder", "1.0.0", "0.1.0", files, volumes, parity=parity)
 
 
 @pytest.fixture
 def source() -> Callable[..., Source]:
-    """Return what makes a source of bytes: `source(path, data, size=None, digest=None)`."""
+    """Return what makes a source of bytes: `source(path, data, size=None, digest=None, solid=False)`."""
     return _source
 
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Package]:
-    """Return what writes a package of files: `pack(*files, volume_size=..., name="pack")`."""
+    """Return what writes a package of files: `pack(*files, volume_size=..., name="pack", parity=0, solid=False)`."""
 
-    def make(*files: bytes, volume_size: int = 2 << 20, name: str = "pack") -> Package:
+    def make(
+        *files: bytes, volume_size: int = 2 << 20, name: str = "pack", parity: int = 0, solid: bool = False
+    ) -> Package:
         folder = tmp_path / "out"
-        with PackWriter(folder, name, volume_size=volume_size) as writer:
-            writer.pack([_source(f"file{number}", data) for number, data in enumerate(files)])
-            payload = _manifest(*writer.close()).emit()
+        with PackWriter(folder, name, volume_size=volume_size, parity_volumes=parity) as writer:
+            writer.pack([_source(f"file{number}", data, solid=solid) for number, data in enumerate(files)])
+            payload = _manifest(*writer.close(), writer.groups).emit()
             writer.seal(payload)
         return PackageManifest.parse(payload), Digest.of(payload), folder
 
@@ -83,33 +89,27 @@ def chunk() -> Callable[..., tuple[Entry, bytes]]:
 
 
 class _Collector:
-    """A sink that keeps what was committed, and counts what was not."""
+    """A sink that keeps what it is given; `files` has what was committed, `settled` the first chunk of each frame."""
 
     def __init__(self) -> None:
         self.files: dict[Digest, bytes] = {}
         self.order: list[Digest] = []
-        self.aborted: list[Digest] = []
-        self.open: FileInfo | None = None
-        self._data = bytearray()
+        self.parts: dict[Digest, bytearray] = {}
+        self.settled: list[tuple[int, int]] = []
 
-    def begin(self, file: FileInfo) -> "_Collector":
-        assert self.open is None, "one file at a time"
-        self.open, self._data = file, bytearray()
-        return self
+    def write(self, file: FileInfo, at: int, data: memoryview) -> None:
+        self.parts.setdefault(file.digest, bytearray(file.size))[at : at + len(data)] = data
 
-    def write(self, data: memoryview) -> None:
-        self._data += data
+    def settle(self, position: int, frame: Frame) -> None:
+        self.settled.append((position, frame.chunks[0].number))
 
-    def commit(self) -> None:
-        assert self.open is not None
-        self.files[self.open.digest] = bytes(self._data)
-        self.order.append(self.open.digest)
-        self.open = None
+    def hash(self, file: FileInfo) -> Digest:
+        return Digest.of(self.parts[file.digest])
 
-    def abort(self) -> None:
-        assert self.open is not None
-        self.aborted.append(self.open.digest)
-        self.open = None
+    def commit(self, file: FileInfo) -> None:
+        assert file.digest not in self.files
+        self.files[file.digest] = bytes(self.parts.pop(file.digest, b""))
+        self.order.append(file.digest)
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ class _Recorder:
         self.tasks.append((task, total))
         self.done = 0
 
-    def advance(self, done: int, item: str = "") -> None:
+    def advance(self, done: int, item: str = "", volume: str = "") -> None:
         self.done += done
-        self.item = item
+        self.item, self.volume = item, volume
 
     def finish(self) -> None:
         self.finished += 1

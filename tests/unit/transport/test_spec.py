@@ -9,7 +9,7 @@ import pytest
 
 from airpack.formats import head
 from airpack.formats.package import PackageManifest
-from airpack.transport.reader import unpack
+from airpack.transport.reader import unpack_all
 from airpack.transport.writer import PackWriter
 from airpack.types import Digest, Source
 
@@ -52,7 +52,7 @@ def test_the_volume_of_the_example_is_what_is_written_and_read(
     sink = collector()
 
     assert volume == (tmp_path / "hello-1.0.0001.airvol").read_bytes()
-    unpack(manifest, Digest.of(manifest.emit()), tmp_path, wanted={Digest.of(HELLO)}, sink=sink)
+    unpack_all(manifest, Digest.of(manifest.emit()), [tmp_path], wanted={Digest.of(HELLO)}, sink=sink)
     assert sink.files == {Digest.of(HELLO): HELLO}
 
 

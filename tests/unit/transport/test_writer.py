@@ -1,20 +1,26 @@
 import io
 import os
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airpack.errors import InputError, IntegrityError, StorageError
 from airpack.formats.package import FileInfo, PackageManifest
-from airpack.formats.volume import ENTRY, HEADER, Header, parse_table
-from airpack.transport.reader import unpack
+from airpack.formats.volume import ENTRY, HEADER, Codec, Frame, Header, parse_table
+from airpack.transport.codec import Kind, decode
+from airpack.transport.plan import Place, Span
+from airpack.transport.reader import unpack_all
 from airpack.transport.writer import PackWriter, volume_name
-from airpack.types import Digest, Source
+from airpack.types import Digest, Source, Tensor
 
 MIB = 1 << 20
 NOISE = random.Random(7).randbytes(6 * MIB)
@@ -26,27 +32,40 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-file = st.one_of(
+content = st.one_of(
     st.binary(max_size=20),
     st.integers(0, 3 * MIB).map(lambda size: NOISE[:size]),
     st.integers(0, 3 * MIB).map(bytes),
 )
+dtypes = st.sampled_from(["bf16", "fp16", "fp32", "other"])
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(file, max_size=8), st.integers(2 * MIB, 5 * MIB))
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    """Return a file with tensors anywhere in it, or one of a runtime."""
+    data = draw(content)
+    bounds = sorted(draw(st.lists(st.integers(0, len(data)), max_size=12)))
+    tensors = tuple(
+        Tensor(str(start), start, stop, draw(dtypes)) for start, stop in zip(bounds[::2], bounds[1::2], strict=False)
+    )
+    return Source("file", len(data), lambda: io.BytesIO(data), tensors=tensors, solid=draw(st.booleans()))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(sources(), max_size=8), st.integers(2 * MIB, 20 * MIB))
 def test_what_is_packed_is_unpacked(
-    tmp_path_factory: pytest.TempPathFactory, source: Make, collector: Any, files: list[bytes], volume_size: int
+    tmp_path_factory: pytest.TempPathFactory, collector: Any, packed: list[Source], volume_size: int
 ) -> None:
     folder = tmp_path_factory.mktemp("pack")
+    files = [source.open().read() for source in packed]
     with PackWriter(folder, "x", volume_size=volume_size) as writer:
-        digests = writer.pack([source(str(number), data) for number, data in enumerate(files)])
+        digests = writer.pack(packed)
         infos, volumes = writer.close()
         payload = PackageManifest(Digest.of(b""), "xy", "1", "0.1.0", infos, volumes).emit()
         writer.seal(payload)
     manifest, sink = PackageManifest.parse(payload), collector()
 
-    unpack(manifest, Digest.of(payload), folder, wanted=set(digests), sink=sink)
+    unpack_all(manifest, Digest.of(payload), [folder], wanted=set(digests), sink=sink)
 
     assert digests == [Digest.of(data) for data in files]
     assert sink.files == {Digest.of(data): data for data in files}
@@ -92,7 +111,7 @@ def test_a_large_file_of_known_digest_is_not_read_again_when_it_is_stored_alread
     assert digests == [Digest.of(data)] * 2
 
 
-def test_large_files_of_their_own_size_are_read_once(tmp_path: Path) -> None:
+def test_files_of_their_own_size_are_read_once(tmp_path: Path) -> None:
     opened = []
 
     def reading(size: int) -> Source:
@@ -155,14 +174,14 @@ def test_a_file_that_changes_between_comparing_and_packing_is_refused(tmp_path: 
         writer.pack([changing, source("twin in size", NOISE[:MIB])])
 
 
-def test_a_source_that_gives_little_at_a_time_is_read_whole(tmp_path: Path) -> None:
-    class Dripping(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
-            return super().read(min(size or 0, 70_001))
+def test_files_that_become_equal_after_they_were_compared_are_refused(tmp_path: Path, source: Make) -> None:
+    data = bytes(2 * MIB)
+    reads = iter([b"x" + data[1:], data])
+    changing = Source("changing", len(data), lambda: io.BytesIO(next(reads)))
 
-    data = NOISE[: 2 * MIB + 5]
-    with PackWriter(tmp_path, "x") as writer:
-        assert writer.pack([Source("drip", len(data), lambda: Dripping(data))]) == [Digest.of(data)]
+    with PackWriter(tmp_path, "x") as writer, pytest.raises(IntegrityError, match=r"changing is not .* same bytes now"):
+        writer.pack([source("first", data), changing])
+    assert names(tmp_path) == []
 
 
 def test_a_source_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
@@ -309,15 +328,15 @@ def test_a_volume_is_closed_when_its_slots_are_used_up(pack: Pack) -> None:
     assert [(volume.entries, volume.slots) for volume in manifest.volumes] == [(64, 64), (36, 36)]
 
 
-def test_slots_saved_by_equal_files_stay_zero(pack: Pack) -> None:
-    manifest, payload, folder = pack(NOISE[: MIB - 1], NOISE[: MIB - 1], b"ab")
+def test_slots_that_compression_saved_stay_zero(pack: Pack) -> None:
+    manifest, payload, folder = pack(bytes(3 * MIB), solid=True, volume_size=16 * MIB)
     (volume,) = manifest.volumes
     data = (folder / volume.name).read_bytes()
 
-    assert (volume.entries, volume.slots) == (2, 3)
-    assert data[:HEADER] == Header(payload, 1, 1, 2, 3, volume.data).emit()
-    table = parse_table(data[HEADER : HEADER + 3 * ENTRY], entries=2, stored=volume.data, what="x")
-    assert table.end == manifest.total == MIB + 1
+    assert (volume.entries, volume.slots) == (1, 3)
+    assert data[:HEADER] == Header(payload, 1, 1, 1, 3, volume.data).emit()
+    table = parse_table(data[HEADER : HEADER + 3 * ENTRY], entries=1, stored=volume.data, what="x")
+    assert table.end == manifest.total == 3 * MIB
 
 
 def test_progress_reaches_the_announced_total_though_equal_files_are_stored_once(
@@ -329,3 +348,174 @@ def test_progress_reaches_the_announced_total_though_equal_files_are_stored_once
     assert recorder.tasks == [("compare", 12 * MIB), ("pack", 12 * MIB + 1)]
     assert recorder.done == 12 * MIB + 1
     assert recorder.finished == 2
+
+
+# --- how files become frames ------------------------------------------------------------------------------------------
+
+
+def frames_of(manifest: PackageManifest, folder: Path, bases: Sequence[int] = ()) -> list[Frame]:
+    found: list[Frame] = []
+    for info in manifest.volumes:
+        data = (folder / info.name).read_bytes()[HEADER : HEADER + info.slots * ENTRY]
+        table = parse_table(data, entries=info.entries, stored=info.data, bases=bases, what="x")
+        found += table.frames()
+    return found
+
+
+def pack_sources(
+    folder: Path, sources: list[Source], bases: Any = None, volume_size: int = 64 * MIB
+) -> PackageManifest:
+    with PackWriter(folder, "x", volume_size=volume_size) as writer:
+        writer.pack(sources, bases)
+        manifest = PackageManifest(Digest.of(b""), "xy", "1", "0.1.0", *writer.close())
+        writer.seal(manifest.emit())
+    return manifest
+
+
+def test_weights_are_coded_by_type_and_runtimes_end_to_end_behind_them(tmp_path: Path, source: Make) -> None:
+    weights = np.random.default_rng(4).standard_normal(MIB // 2, dtype=np.float32)
+    half = (weights.view(np.uint32) >> 16).astype("<u2").tobytes()
+    data = b"head" + half + weights.tobytes() + weights.astype("<f2").tobytes() + NOISE[:MIB]
+    bounds = (4, 4 + MIB, 4 + 3 * MIB, 4 + 4 * MIB, 4 + 5 * MIB)
+    tensors = tuple(
+        Tensor(dtype, *bound, dtype)
+        for dtype, bound in zip(("bf16", "fp32", "fp16", "other"), pairwise(bounds), strict=True)
+    )
+    library = Source("lib.so", 4, lambda: io.BytesIO(b"elf\n"), solid=True)
+    text = source("x.py", b"pass\n" * MIB, solid=True)
+    manifest = pack_sources(
+        tmp_path, [text, Source("w", len(data), lambda: io.BytesIO(data), tensors=tensors), library]
+    )
+
+    assert [(frame.size, frame.codec) for frame in frames_of(manifest, tmp_path)] == [
+        (4, Codec.RAW),
+        (MIB, Codec.BF16),
+        (MIB, Codec.FP32),
+        (MIB, Codec.FP32),
+        (MIB, Codec.FP16),
+        (MIB, Codec.RAW),
+        (5 * MIB + 4, Codec.ZSTD),
+    ]
+    assert [file.size for file in manifest.files] == [len(data), 5 * MIB, 4]
+
+
+def test_a_frame_of_many_chunks_is_stored_in_pieces_of_a_mib_in_one_volume(
+    tmp_path: Path, source: Make, collector: Any
+) -> None:
+    noise = NOISE[: 5 * MIB // 2 + 3]
+    manifest = pack_sources(tmp_path, [source("a", noise, solid=True), source("b", b"b")], volume_size=12 * MIB)
+    plain, solid = frames_of(manifest, tmp_path)
+    sink = collector()
+    unpack_all(manifest, Digest.of(manifest.emit()), [tmp_path], wanted={Digest.of(noise)}, sink=sink)
+
+    assert (plain.codec, solid.codec) == (Codec.RAW, Codec.RAW)
+    assert [chunk.stored for chunk in solid.chunks] == [MIB, MIB, MIB // 2 + 3]
+    assert sink.files == {Digest.of(noise): noise}
+
+
+def test_a_frame_never_lies_in_two_volumes(tmp_path: Path, source: Make) -> None:
+    manifest = pack_sources(
+        tmp_path, [source("a", NOISE[: 4 * MIB]), source("b", NOISE, solid=True)], volume_size=8 * MIB
+    )
+
+    assert [(volume.entries, volume.data) for volume in manifest.volumes] == [(6, 6 * MIB), (4, 4 * MIB)]
+    assert [frame.size for frame in frames_of(manifest, tmp_path)] == [MIB] * 4 + [2 * MIB] * 3
+
+
+class Held:
+    """A base of one file, for files whose spans are given."""
+
+    def __init__(self, base: bytes, **spans: list[Span]) -> None:
+        self._base, self._spans = base, spans
+
+    def spans(self, source: Source) -> Iterable[Span]:
+        return self._spans.get(source.path, ())
+
+    def read(self, place: Place, size: int) -> bytes:
+        assert place.file == 1
+        return self._base[place.offset : place.offset + size]
+
+
+def test_of_base_and_none_what_stores_least_is_taken(tmp_path: Path, source: Make) -> None:
+    base = NOISE[: 3 * MIB]
+    changed = bytearray(base[:MIB])
+    changed[::1000] = bytes(len(changed[::1000]))
+    code = base[1000:MIB] + b"new" + base[MIB : 2 * MIB]
+    held = Held(
+        base,
+        same=[Span(MIB, Kind.PLAIN, Place(1, 5))],
+        near=[Span(MIB, Kind.BF16, Place(1, 0))],
+        zeros=[Span(MIB, Kind.BF16, Place(1, 0))],
+        noise=[Span(MIB, Kind.PLAIN, Place(1, 0))],
+        code=[Span(len(code), Kind.SOLID, Place(1, 0), is_patch=True)],
+        other=[Span(MIB, Kind.SOLID, Place(1, 0), is_patch=True)],
+        short=[Span(8000, Kind.SOLID, Place(1, 3 * MIB - 1), is_patch=True)],
+    )
+    contents = {
+        "same": base[5 : MIB + 5],
+        "near": bytes(changed),
+        "zeros": bytes(MIB),
+        "noise": NOISE[4 * MIB : 5 * MIB],
+        "code": code,
+        "other": NOISE[5 * MIB :],
+        "short": b"text" * 2000,
+    }
+    made = [source(path, data, solid=path in {"code", "other", "short"}) for path, data in contents.items()]
+    manifest = pack_sources(tmp_path, made, held)
+    frames = frames_of(manifest, tmp_path, [len(base)])
+
+    assert [(frame.codec, frame.base, frame.base_offset) for frame in frames] == [
+        (Codec.BASE, 1, 5),
+        (Codec.XOR_BF16, 1, 0),
+        (Codec.BF16, 0, 0),
+        (Codec.RAW, 0, 0),
+        (Codec.PATCH, 1, 0),
+        (Codec.RAW, 0, 0),
+        (Codec.ZSTD, 0, 0),
+    ]
+    assert frames[0].stored == 0
+    assert frames[0].chunks[0].digest == Digest.of(contents["same"]).raw
+    assert [file.digest for file in manifest.files] == [Digest.of(data) for data in contents.values()]
+    stored = (tmp_path / "x.0001.airvol").read_bytes()
+    for frame in frames:
+        at = frame.chunks[0].offset
+        prefix = base if frame.codec is Codec.PATCH else base[frame.base_offset :][: frame.size]
+        if frame.codec is not Codec.BASE:
+            got = decode(frame.codec, stored[at : at + frame.stored], frame.size, prefix)
+            assert Digest.of(got) == manifest.files[frames.index(frame)].digest
+
+
+MEASURE = """
+import io, os, re, sys
+from pathlib import Path
+from airpack.transport.writer import PackWriter
+from airpack.types import Source
+
+class Mixed(io.RawIOBase):
+    def readable(self):
+        return True
+    def readinto(self, view):
+        for at in range(0, len(view), 1 << 17):
+            piece = view[at : at + int(sys.argv[2])]
+            piece[:] = os.urandom(len(piece))
+        return len(view)
+    def read(self, _):
+        return b""
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1]) >> 10
+
+size = 1 << 20
+before = peak()
+with PackWriter(Path(sys.argv[1]), "x") as writer:
+    writer.pack([Source("a", 80 * size, Mixed), Source("b", 150 * size, Mixed, solid=True)])
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("noise", [1 << 17, 3 << 15, 1 << 16], ids=["stored", "three-quarters", "half"])
+def test_packing_takes_no_more_memory_than_is_promised(tmp_path: Path, noise: int) -> None:
+    words = [sys.executable, "-c", MEASURE, str(tmp_path / "out"), str(noise)]
+    taken = int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+
+    assert 64 < taken < 192 - 58, "192 MiB with runtimes, of which the program itself takes 58"
