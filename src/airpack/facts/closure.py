@@ -2,9 +2,9 @@
 
     read_closure({"a/libllama.so": Elf(...), ...})   ->  ClosureFacts(host=(HostNeed("libc.so.6", ...), ...), ...)
 
-As the loader of Linux does it (ld.so(8)): a needed library is looked for in the folders of RUNPATH, or of RPATH where
-there is none; symbols of a version must come from a library that defines it; other symbols from any library that is
-loaded with the file. Differences: RPATH is not inherited by what is loaded, no environment is known, and names that a
+As the loader of Linux does it (ld.so(8)): a needed library is looked for in the folders of RUNPATH, or where there is
+none in those of RPATH, its own and then of the files that brought it in; symbols of a version must come from a library
+that defines it; other symbols from any library that is loaded with the file. No environment is known, and names that a
 program opens by itself (dlopen) cannot be seen.
 """
 
@@ -38,11 +38,23 @@ _PROGRAMS: Final = ((b"Py", "python"), (b"_Py", "python"), (b"napi_", "node"), (
 
 
 class _File(NamedTuple):
-    """A native file: its headers, its facts, and where each library that it needs is: a path, or empty for the host."""
+    """A native file.
+
+    Attributes:
+        elf: Its headers.
+        facts: Its facts.
+        libraries: Where each library that it needs is: a path, or empty for the host.
+        by_path: Those of these paths to which a search path leads.
+    """
 
     elf: Elf
     facts: ElfFacts
-    libraries: Mapping[str, str]
+    libraries: dict[str, str]
+    by_path: set[str]
+
+    def inherits(self) -> bool:
+        """Return whether it is looked for what it needs in RPATH, its own and that of the files that brought it in."""
+        return not self.facts.runpath
 
 
 def read_closure(files: Mapping[str, tuple[Elf, ElfFacts]]) -> ClosureFacts:
@@ -57,17 +69,13 @@ def read_closure(files: Mapping[str, tuple[Elf, ElfFacts]]) -> ClosureFacts:
     """
     if len(files) > _FILES:
         raise MalformedError(f"{len(files)} native files; at most {_FILES} are looked at together", 0)
-    names = _names(files)
-    linked: dict[str, _File] = {}
-    out_of_path: list[OutOfPath] = []
-    for path, (elf, facts) in files.items():
-        libraries: dict[str, str] = {}
-        for need in facts.needed:
-            found, by_path = _find(path, need.name, facts, files, names)
-            libraries[need.name] = found
-            if found and not by_path:
-                out_of_path.append(OutOfPath(path, need.name, found, need.at))
-        linked[path] = _File(elf, facts, libraries)
+    linked = _linked(files)
+    out_of_path = [
+        OutOfPath(path, need.name, found, need.at)
+        for path, file in linked.items()
+        for need in file.facts.needed
+        if (found := file.libraries[need.name]) and found not in file.by_path
+    ]
     unresolved, problems = _Resolver(linked).all()
     return ClosureFacts(
         host=tuple(_host(linked)),
@@ -87,24 +95,67 @@ def _names(files: Mapping[str, tuple[Elf, ElfFacts]]) -> Mapping[str, list[str]]
     return names
 
 
-def _find(
-    path: str,
+def _linked(files: Mapping[str, tuple[Elf, ElfFacts]]) -> dict[str, _File]:
+    """Return the files with what they need: by their own search path, an inherited one, or by name alone."""
+    names = _names(files)
+    linked = {path: _File(elf, facts, {}, set()) for path, (elf, facts) in files.items()}
+    for path, file in linked.items():
+        for need in file.facts.needed:
+            found = _by_path(need.name, path, file.facts, files)
+            if found:
+                file.by_path.add(found)
+            else:
+                found = next((each for each in names.get(need.name, ()) if _fits(file.facts, each, files)), "")
+            file.libraries[need.name] = found
+    users: defaultdict[str, list[str]] = defaultdict(list)
+    for path, file in linked.items():
+        for found in filter(None, file.libraries.values()):
+            users[found].append(path)
+    for path, file in linked.items():
+        for library, found in file.libraries.items():
+            if found and found not in file.by_path and file.inherits():
+                inherited = _inherited(library, path, linked, users, files)
+                if inherited:
+                    file.libraries[library] = inherited
+                    file.by_path.add(inherited)
+    return linked
+
+
+def _inherited(
     library: str,
-    facts: ElfFacts,
+    path: str,
+    linked: Mapping[str, _File],
+    users: Mapping[str, list[str]],
     files: Mapping[str, tuple[Elf, ElfFacts]],
-    names: Mapping[str, list[str]],
-) -> tuple[str, bool]:
-    """Return where in the folder a needed library is, and whether the file's own search path leads there."""
+) -> str:
+    """Return where the RPATH of a file that brings this one in leads to a library; empty where none does."""
+    seen, pending = {path}, [path]
+    while pending:
+        for user in users.get(pending.pop(0), ()):
+            if user in seen:
+                continue
+            seen.add(user)
+            pending.append(user)
+            if linked[user].inherits():
+                found = _by_path(library, user, linked[user].facts, files)
+                if found:
+                    return found
+    return ""
 
-    def fits(other: str) -> bool:
-        found = files.get(other)
-        return found is not None and (found[1].architecture, found[1].bits) == (facts.architecture, facts.bits)
 
+def _by_path(library: str, path: str, facts: ElfFacts, files: Mapping[str, tuple[Elf, ElfFacts]]) -> str:
+    """Return where the search path of the file at `path` leads to a library; empty where it does not."""
     for folder in _folders(path, facts):
         candidate = posixpath.normpath(posixpath.join(folder, library))
-        if "/" not in library and fits(candidate):
-            return candidate, True
-    return next((other for other in names.get(library, ()) if fits(other)), ""), False
+        if "/" not in library and _fits(facts, candidate, files):
+            return candidate
+    return ""
+
+
+def _fits(facts: ElfFacts, path: str, files: Mapping[str, tuple[Elf, ElfFacts]]) -> bool:
+    """Return whether there is a file at `path` of the same machine."""
+    found = files.get(path)
+    return found is not None and (found[1].architecture, found[1].bits) == (facts.architecture, facts.bits)
 
 
 def _folders(path: str, facts: ElfFacts) -> Iterator[str]:

@@ -57,6 +57,26 @@ def test_runpath_puts_rpath_aside() -> None:
     assert [each.library for each in found.out_of_path] == ["b.so"]
 
 
+def test_rpath_is_inherited_by_what_it_brings_in_and_runpath_is_not() -> None:
+    files = {
+        "pkg/module.so": elf(needed=["liba.so"], rpath="$ORIGIN/../libs"),
+        "libs/liba.so": elf(needed=["libb.so"]),
+        "libs/libb.so": elf(needed=["libc.so"]),
+        "libs/libc.so": elf(),
+    }
+    assert read(files).out_of_path == ()
+    files["pkg/module.so"] = elf(needed=["liba.so"], runpath="$ORIGIN/../libs")
+    assert [each.library for each in read(files).out_of_path] == ["libb.so", "libc.so"]
+    files["pkg/module.so"] = elf(needed=["liba.so"], rpath="$ORIGIN/../libs")
+    files["libs/liba.so"] = elf(needed=["libb.so"], runpath="/elsewhere")
+    assert [each.library for each in read(files).out_of_path] == ["libb.so"]
+
+
+def test_files_that_bring_each_other_in_inherit_and_end() -> None:
+    files = {"a/a.so": elf(needed=["b.so"]), "b/b.so": elf(needed=["a.so"])}
+    assert len(read(files).out_of_path) == 2
+
+
 def test_a_library_is_known_by_its_soname_too() -> None:
     found = read({"a.so": elf(needed=["libbase.so.1"], runpath="$ORIGIN"), "renamed.so": BASE})
     assert [each.found for each in found.out_of_path] == ["renamed.so"]
