@@ -1,14 +1,17 @@
 """CUDA code is found where nvcc puts it; a fatbin that lies about its length is no fact."""
 
 import io
+import shutil
 import struct
+import subprocess
+from pathlib import Path
 
 import pytest
 from tests.elves import elf, fatbin
 
 from airpack.facts.elf import Elf
 from airpack.facts.fatbin import read_fatbins
-from airpack.facts.window import MalformedError, Window
+from airpack.facts.window import MalformedError, Window, open_window
 from airpack.formats.runtimefacts import CudaCode
 
 PTX, CUBIN = 1, 2
@@ -87,3 +90,28 @@ def test_a_section_beyond_the_file_is_malformed() -> None:
 
 def test_a_section_of_nothing_but_beginnings_ends() -> None:
     read(struct.pack("<4sHHQ", b"\x50\xed\x55\xba", 1, 16, 0) * 1000)
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc (CUDA)")
+def test_code_that_nvcc_makes_is_found_by_its_architecture(tmp_path: Path) -> None:
+    """The flags of `a` and `f` stand in no specification: this is what NVIDIA's own compiler writes."""
+    (tmp_path / "k.cu").write_text("__global__ void k(float *x) { x[threadIdx.x] *= 2; }\n")
+    asked = [
+        "arch=compute_80,code=[sm_80,compute_80]",
+        "arch=compute_90a,code=sm_90a",
+        "arch=compute_100f,code=sm_100f",
+    ]
+    flags = [f"-gencode={each}" for each in asked]
+    words = ["nvcc", "-shared", "-Xcompiler", "-fPIC", *flags, "-o", tmp_path / "k.so", tmp_path / "k.cu"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this nvcc cannot make them: {done.stderr[:200]}")
+    with open_window(tmp_path / "k.so") as window:
+        found = read_fatbins(Elf(window))
+    assert {(code.kind, code.architecture) for code in found} == {
+        ("cubin", "80"),
+        ("ptx", "80"),
+        ("cubin", "90a"),
+        ("cubin", "100f"),
+    }
+    assert all(code.isa.count(".") == (code.kind == "ptx") for code in found)
