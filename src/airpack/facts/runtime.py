@@ -195,6 +195,8 @@ class _Reading:
                 raise MalformedError(f"{source.size} bytes; at most {registries.SOURCE} are read", 0)
             with source.open() as stream:
                 self._python[source.path] = stream.read(registries.SOURCE)
+        if source.path.endswith(".whl"):
+            raise MalformedError("a wheel among other files is not looked into", 0)
         if source.path.endswith(".py") or source.size < len(MAGIC):
             return
         window = self._window(source)

@@ -102,8 +102,8 @@ def test_code_that_nvcc_makes_is_found_by_its_architecture(tmp_path: Path) -> No
         "arch=compute_100f,code=sm_100f",
     ]
     flags = [f"-gencode={each}" for each in asked]
-    words = ["nvcc", "-shared", "-Xcompiler", "-fPIC", *flags, "-o", tmp_path / "k.so", tmp_path / "k.cu"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    words = ["nvcc", "-shared", "-Xcompiler", "-fPIC", *flags, "-o", "k.so", "k.cu"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"this nvcc cannot make them: {done.stderr[:200]}")
     with open_window(tmp_path / "k.so") as window:

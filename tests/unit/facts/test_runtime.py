@@ -160,6 +160,14 @@ def test_a_link_is_a_problem_and_is_not_followed(tmp_path: Path) -> None:
     assert "link.so" not in check_native
 
 
+def test_a_wheel_among_other_files_is_a_problem(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "mixed")
+    (tmp_path / "mixed/README").write_text("words")
+    facts = runtime_facts(tmp_path / "mixed")
+    assert facts.native == ()
+    assert [problem.path for problem in facts.problems] == [path.name]
+
+
 def test_more_native_files_than_are_opened_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_OPEN", 1)
     facts = read({"a.so": elf(), "b.so": elf()})
