@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import zstandard
+from tests.elves import elf, fatbin
 from tests.fuzz.mutate import PREFIX, record
 
 from airpack.evidence.archive import MAX_ENTRIES, write_archive
@@ -210,6 +211,53 @@ def arrays(_size: int) -> dict[str, bytes]:
     out = io.BytesIO()
     np.savez_compressed(out, **{"input/x": np.zeros(UNPACKED // 8), "expected/y": np.zeros(UNPACKED // 8)})  # type: ignore[arg-type]
     return {"zeros": out.getvalue()}
+
+
+def elves(size: int) -> dict[str, bytes]:
+    """Return ELF files of about `size` bytes: of as many of each thing as there is room for."""
+    room = size - 16384
+    names = [f"symbol_{number:07}" for number in range(room // 64)]
+    return {
+        "wanted": elf(wants=dict.fromkeys(names, ("", ""))),
+        "defined": elf(defines=dict.fromkeys(names, "")),
+        "defined in an older table": elf(defines=dict.fromkeys(names, ""), older=True),
+        "needed": elf(needed=names[:900]),
+        "versions": elf(versions={"libc.so.6": [f"V_{number}" for number in range(room // 40)]}),
+        "provided": elf(provides=[f"V_{number}" for number in range(room // 60)]),
+        "pointers": elf(pointers=dict.fromkeys(range(room // 24), 1024), defines={"ggml_type_name": ""}),
+        "packed pointers": elf(data=bytes(room // 2), packed=[1024, *[(1 << 64) - 1] * (room // 1024)]),
+        "code": elf(sections={".nv_fatbin": fatbin(*[(2, 90, 0, 0, 0)] * (room // 64), payload=0)}),
+        "kinds of code": elf(
+            sections={".nv_fatbin": fatbin(*((2, number, 0, 0, 0) for number in range(room // 64)), payload=0)}
+        ),
+        "fatbins": elf(sections={".nv_fatbin": fatbin() * (room // 16)}),
+        "names": elf(data=b"\0" + b"a\0" * (room // 2)),
+        "opsets": elf(data=b"RegisterOpSetSchemaINS_16OpSet_Onnx_ver21E\0" * (room // 50)),
+    }
+
+
+def registries(size: int) -> dict[str, bytes]:
+    """Return source files of about `size` bytes whose tables cost as much as a table can."""
+    room = min(size, (96 << 10) - 100)
+
+    def table(item: bytes) -> bytes:
+        return b"CONFIG_MAPPING_NAMES = {" + item * (room // len(item)) + b"}\n"
+
+    most = b"CONFIG_MAPPING_NAMES = {" + b",".join(b"'%06x':'a'" % number for number in range(8000)) + b"}\n"
+    return {
+        "names": table(b"a,"),
+        "texts": table(b"'':'',"),
+        "lists": table(b"[],"),
+        "signs": b"CONFIG_MAPPING_NAMES = " + b"-" * room + b"1",
+        "calls": b"CONFIG_MAPPING_NAMES = a" + b"()" * (room // 2),
+        "attributes": b"CONFIG_MAPPING_NAMES = a" + b".a" * (room // 2),
+        "sums": b"CONFIG_MAPPING_NAMES = 1" + b"+1" * (room // 2),
+        "brackets": b"CONFIG_MAPPING_NAMES = " + b"(" * room,
+        "most": most * (size // len(most)),
+        "many": b"CONFIG_MAPPING_NAMES={}\n" * (size // 24),
+        "lines": b"\n" * size,
+        "starred": b"MODEL_X_MAPPING_NAMES = [" + b"*MODEL_X_MAPPING_NAMES," * (room // 24) + b"]",
+    }
 
 
 def _packed(members: dict[str, bytes]) -> bytes:

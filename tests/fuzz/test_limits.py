@@ -33,7 +33,7 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     "name",
     [
         *("head", "settings", "names", "archive", "codec", "volume", "log", "wheel", "tensors", "golden"),
-        *("onnx", "tflite", "pickles", "hf"),
+        *("onnx", "tflite", "pickles", "hf", "elf", "registry"),
     ],
 )
 def test_no_large_input_takes_more_than_64_mib_or_10_seconds(name: str, tmp_path: Path) -> None:
