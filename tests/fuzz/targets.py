@@ -79,8 +79,6 @@ from airpack.facts.runtime import read_runtime
 from airpack.facts.symbols import Symbols
 from airpack.facts.tensors import fit, read_layout
 from airpack.facts.wheel import read_wheel
-from airpack.facts.window import MalformedError as BadWindow
-from airpack.facts.window import Window
 from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
@@ -926,23 +924,23 @@ _READERS: Final = (  # each asked of every file, not only of those that look lik
     "facts.onnxruntime",
     "facts.llamacpp",
     "facts.closure",
-    "facts.window",
+    "facts.reader",
     mutate=mutate.raw,
     bulk=large.elves,
 )
 def _elf(data: bytes) -> None:
-    with suppress(BadWindow):
-        elf = Elf(Window(BytesIO(data), len(data), what="lib.so"))
+    with suppress(MalformedError):
+        elf = Elf(Reader(BytesIO(data), len(data), what="lib.so"))
         facts_of(elf)
         symbols = Symbols(elf)
         for each in islice(symbols.wanted(), 50):
             symbols.defines(each.name, each.version)
         elf_names.find_names(elf, ["llama", "Add"])
     for read in _READERS:
-        with suppress(BadWindow):
-            read(Elf(Window(BytesIO(data), len(data), what="lib.so")))
-    with suppress(BadWindow):
-        module = Elf(Window(BytesIO(data), len(data), what="m.so"))
+        with suppress(MalformedError):
+            read(Elf(Reader(BytesIO(data), len(data), what="lib.so")))
+    with suppress(MalformedError):
+        module = Elf(Reader(BytesIO(data), len(data), what="m.so"))
         is_extension("m.so", module)
         read_numpy("m.so", module)
     half = len(data) // 2
@@ -968,9 +966,9 @@ def _runtime(data: bytes) -> None:
 
 @target("facts.registries", mutate=mutate.lines, bulk=large.registries)
 def _registry(data: bytes) -> None:
-    with suppress(BadWindow):
+    with suppress(MalformedError):
         registries.read_vllm({registries.VLLM_REGISTRY: data, registries.VLLM_QUANTIZATION: data}, "1")
-    with suppress(BadWindow):
+    with suppress(MalformedError):
         registries.read_transformers(dict.fromkeys(registries.TRANSFORMERS, data), "1")
 
 

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from airpack.facts.elf import Elf
+from airpack.facts.reader import MalformedError
 from airpack.facts.symbols import Symbols, Wanted
-from airpack.facts.window import MalformedError
+from airpack.formats.facts import Problem
 from airpack.formats.runtimefacts import (
     ClosureFacts,
     ElfFacts,
     HostNeed,
     MissingVersion,
     OutOfPath,
-    Problem,
     Unresolved,
 )
 

@@ -66,7 +66,7 @@ def read(reader: Reader, notes: Notes) -> CoremlFacts:
 
     Raises:
         MalformedError: It is none, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     walk = _Walk(reader, notes)
     kind = walk.model((0, BYTES, 0, 0, reader.size), 1)

@@ -1,7 +1,7 @@
 """Reads ELF files as their loader does: by program headers and the dynamic table, never by sections alone.
 
-    read_elf(window)             ->  ElfFacts(architecture="amd64", needed=(Named("libc.so.6", at=3544), ...), ...)
-    Symbols(Elf(window))         ->  which symbols it asks for, and whether it defines one
+    read_elf(reader)             ->  ElfFacts(architecture="amd64", needed=(Named("libc.so.6", at=3544), ...), ...)
+    Symbols(Elf(reader))         ->  which symbols it asks for, and whether it defines one
 
 System V gABI chapters 4 and 5 (www.sco.com/developers/gabi), its processor supplements, and the Linux Standard Base
 Core, "Symbol Versioning". Section headers may be stripped, and may say what they like: they are read only where nothing
@@ -17,7 +17,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
-from airpack.facts.window import MalformedError, Window
+from airpack.facts.reader import MalformedError, Reader
 from airpack.formats.runtimefacts import ElfFacts, Named, SymbolNeed
 
 MAGIC: Final = b"\x7fELF"
@@ -39,6 +39,8 @@ _MACHINES: Final[Mapping[tuple[int, int, str], str]] = MappingProxyType(
         (8, 64, "<"): "mips64le",
     }
 )
+READ: Final = 1 << 30  # bytes read of one native file: symbols and data of large libraries
+
 _SEGMENTS: Final = 1024  # program headers
 _ALIGN: Final = 1 << 40  # bytes
 _SECTIONS: Final = 1 << 16
@@ -127,9 +129,9 @@ class Elf:
         StorageError: It cannot be read.
     """
 
-    def __init__(self, window: Window) -> None:
-        self.window = window
-        ident = window.exactly(0, 16)
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        ident = reader.exactly(0, 16)
         if ident[:4] != MAGIC:
             raise MalformedError("not an ELF file", 0)
         if ident[4] not in _CLASSES or ident[5] not in _ORDERS or ident[6] != 1:
@@ -150,7 +152,7 @@ class Elf:
             count,
             self._section_entry,
             *rest,
-        ) = window.unpack(self.forms.header, 16)
+        ) = reader.unpack(self.forms.header, 16)
         self._section_count, self._names_index = rest
         self.kind = _KINDS.get(kind, f"type-{kind}")
         self.segments = self._segments(table, entry, count)
@@ -175,7 +177,7 @@ class Elf:
         """The loader that a program asks for; empty for libraries."""
         for segment in self.segments:
             if segment.kind == _INTERP:
-                return self.window.text(segment.offset, segment.offset + segment.size)
+                return self.reader.text(segment.offset, segment.offset + segment.size)
         return ""
 
     @cached_property
@@ -196,7 +198,7 @@ class Elf:
         start = self.offset(tables[0].address, form.size)
         for number in range(min(tables[0].memory // form.size, _DYNAMIC)):
             at = start + number * form.size
-            tag, value = self.window.unpack(form, at)
+            tag, value = self.reader.unpack(form, at)
             if tag == 0:
                 return tuple(found)
             found.append((tag, value, at))
@@ -212,7 +214,7 @@ class Elf:
     def string(self, index: int) -> str:
         """Return the dynamic string at `index`."""
         start, stop = self.strings
-        return self.window.text(start + index, stop)
+        return self.reader.text(start + index, stop)
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -223,10 +225,10 @@ class Elf:
         form = self.forms.section
         if self._section_entry != form.size or count > _SECTIONS or self._names_index >= count:
             raise MalformedError("section headers of unknown form", self._sections_at)
-        rows = [self.window.unpack(form, self._sections_at + number * form.size) for number in range(count)]
+        rows = [self.reader.unpack(form, self._sections_at + number * form.size) for number in range(count)]
         names, stop = rows[self._names_index][4], sum(rows[self._names_index][4:6])
         return tuple(
-            Section(self.window.text(names + row[0], stop), row[1], row[4], row[5]) for row in rows if row[1] != 0
+            Section(self.reader.text(names + row[0], stop), row[1], row[4], row[5]) for row in rows if row[1] != 0
         )
 
     def notes(self) -> Iterator[tuple[int, bytes]]:
@@ -239,14 +241,14 @@ class Elf:
         align = 8 if segment.align == 8 else 4  # noqa: PLR2004 - bytes
         at, stop = segment.offset, segment.offset + segment.size
         while at + self.forms.note.size <= min(stop, segment.offset + _NOTES):
-            owner, size, kind = self.window.unpack(self.forms.note, at)
+            owner, size, kind = self.reader.unpack(self.forms.note, at)
             start = at + self.forms.note.size
             content = start + owner + -owner % 4
             end = content + size
             if end > stop:
                 raise MalformedError("a note ends beyond its segment", at)
-            if owner == 4 and size <= _NOTES and self.window.exactly(start, owner) == b"GNU\0":  # noqa: PLR2004 - its length
-                yield kind, self.window.exactly(content, size)
+            if owner == 4 and size <= _NOTES and self.reader.exactly(start, owner) == b"GNU\0":  # noqa: PLR2004 - its length
+                yield kind, self.reader.exactly(content, size)
             at = end + -(end - segment.offset) % align
 
     def _segments(self, table: int, entry: int, count: int) -> tuple[Segment, ...]:
@@ -255,7 +257,7 @@ class Elf:
             raise MalformedError("program headers of unknown form", table)
         found = []
         for number in range(count):
-            row = self.window.unpack(form, table + number * form.size)
+            row = self.reader.unpack(form, table + number * form.size)
             if self.wide:
                 kind, flags, offset, address, _, size, memory, align = row
             else:
@@ -267,24 +269,24 @@ class Elf:
         """Hold segments that are loaded to what makes an address mean one byte: in order, apart, inside the file."""
         end = 0
         for load in self.loads:
-            if load.address < end or load.size > load.memory or load.offset + load.size > self.window.size:
+            if load.address < end or load.size > load.memory or load.offset + load.size > self.reader.size:
                 raise MalformedError("segments overlap, or lie outside the file", load.offset)
             if load.align & load.align - 1 or load.align > _ALIGN:
                 raise MalformedError(f"a segment aligned to {load.align:#x}", load.offset)
             end = load.address + load.memory
 
 
-def read_elf(window: Window) -> ElfFacts:
+def read_elf(reader: Reader) -> ElfFacts:
     """Return what an ELF file says of itself.
 
     Args:
-        window: The file.
+        reader: The file.
 
     Raises:
         MalformedError: It is no ELF file, contradicts itself, or asks for more work than any real one.
         StorageError: It cannot be read.
     """
-    return facts_of(Elf(window))
+    return facts_of(Elf(reader))
 
 
 def facts_of(elf: Elf) -> ElfFacts:
@@ -293,8 +295,8 @@ def facts_of(elf: Elf) -> ElfFacts:
     paths = {tag: elf.string(value) for tag, value, _ in elf.entries if tag in {DT_RPATH, DT_RUNPATH}}
     sonames = [elf.string(value) for tag, value, _ in elf.entries if tag == DT_SONAME]
     return ElfFacts(
-        path=elf.window.what,
-        size=elf.window.size,
+        path=elf.reader.what,
+        size=elf.reader.size,
         architecture=elf.architecture,
         bits=elf.bits,
         order="little" if elf.order == "<" else "big",
@@ -353,12 +355,12 @@ def version_needs(elf: Elf) -> list[tuple[int, SymbolNeed]]:
         return found
     at = elf.offset(at)
     while True:
-        version, parts, library, first, step = elf.window.unpack(elf.forms.verneed, at)
+        version, parts, library, first, step = elf.reader.unpack(elf.forms.verneed, at)
         if version != 1:
             raise MalformedError(f"version needs of revision {version}", at)
         name, aux = elf.string(library), at + first
         for number in range(parts):
-            _, flags, index, text, skip = elf.window.unpack(elf.forms.vernaux, aux)
+            _, flags, index, text, skip = elf.reader.unpack(elf.forms.vernaux, aux)
             found.append((index & VERSION, SymbolNeed(name, elf.string(text), bool(flags & _WEAK), aux)))
             if len(found) > _VERSIONS or bool(skip) != (number + 1 < parts):
                 raise MalformedError("version needs that contradict their count", aux)
@@ -379,10 +381,10 @@ def version_definitions(elf: Elf) -> list[tuple[int, str, bool]]:
         return found
     at = elf.offset(at)
     while True:
-        version, flags, index, _, _, first, step = elf.window.unpack(elf.forms.verdef, at)
+        version, flags, index, _, _, first, step = elf.reader.unpack(elf.forms.verdef, at)
         if version != 1:
             raise MalformedError(f"version definitions of revision {version}", at)
-        name, _ = elf.window.unpack(elf.forms.verdaux, at + first)
+        name, _ = elf.reader.unpack(elf.forms.verdaux, at + first)
         found.append((index & VERSION, elf.string(name), bool(flags & _BASE)))
         if bool(step) != (len(found) < count) or len(found) > _VERSIONS:
             raise MalformedError("version definitions that contradict their count", at)
@@ -428,7 +430,7 @@ def _relocations(elf: Elf, form: struct.Struct, table: int, length: int) -> Iter
         raise MalformedError(f"{size} bytes of relocations", at)
     whole = (1 << 15) * form.size
     for begin in range(at, at + size, whole):
-        yield from form.iter_unpack(elf.window.exactly(begin, min(whole, at + size - begin)))
+        yield from form.iter_unpack(elf.reader.exactly(begin, min(whole, at + size - begin)))
 
 
 def _packed(elf: Elf) -> Iterator[int]:
@@ -448,5 +450,5 @@ def _packed(elf: Elf) -> Iterator[int]:
 
 
 def _pointer(elf: Elf, place: int) -> int:
-    found: int = elf.window.unpack(elf.forms.word, elf.offset(place, elf.forms.word.size))[0]
+    found: int = elf.reader.unpack(elf.forms.word, elf.offset(place, elf.forms.word.size))[0]
     return found

@@ -1,6 +1,6 @@
 """Which CUDA code a library carries: cubins (machine code) and PTX, by architecture.
 
-    read_fatbins(Elf(window))   ->  (CudaCode("cubin", "90a", "", 12, at=4096), CudaCode("ptx", "80", "9.0", 1, ...))
+    read_fatbins(Elf(reader))   ->  (CudaCode("cubin", "90a", "", 12, at=4096), CudaCode("ptx", "80", "9.0", 1, ...))
 
 There is no public specification: the layout was read off fatbins that nvcc made, and agrees with what NVIDIA's own
 cuobjdump lists. A fatbin is a header of 16 bytes, then entries, each a header of at least 64 bytes and its payload.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from airpack.facts.elf import Elf, Section
-from airpack.facts.window import MalformedError, Window
+from airpack.facts.reader import MalformedError, Reader
 from airpack.formats.runtimefacts import CudaCode
 
 _SECTIONS: Final = frozenset({".nv_fatbin", "__nv_relfatbin"})
@@ -43,7 +43,7 @@ def read_fatbins(elf: Elf) -> tuple[CudaCode, ...]:
     places: dict[tuple[str, str, str], int] = {}
     for section in elf.sections:
         if section.name in _SECTIONS and section.kind != _NOBITS:
-            for at, key in _walk(elf.window, section):
+            for at, key in _walk(elf.reader, section):
                 counts[key] += 1
                 places.setdefault(key, at)
                 if len(counts) > _MOST:
@@ -51,36 +51,36 @@ def read_fatbins(elf: Elf) -> tuple[CudaCode, ...]:
     return tuple(CudaCode(*key, counts[key], places[key]) for key in sorted(counts))
 
 
-def _walk(window: Window, section: Section) -> Iterator[tuple[int, tuple[str, str, str]]]:
+def _walk(reader: Reader, section: Section) -> Iterator[tuple[int, tuple[str, str, str]]]:
     at, stop = section.offset, section.offset + section.size
-    if stop > window.size:
+    if stop > reader.size:
         raise MalformedError("a section of CUDA code ends beyond the file", at)
-    while (found := _next(window, at, stop)) is not None:
-        _, _, header, size = window.unpack(_FATBIN, found)
+    while (found := _next(reader, at, stop)) is not None:
+        _, _, header, size = reader.unpack(_FATBIN, found)
         end = found + header + size
         if header < _FATBIN.size or end > stop:
             raise MalformedError("a fatbin ends beyond its section", found)
-        yield from _entries(window, found + header, end)
+        yield from _entries(reader, found + header, end)
         at = end
 
 
-def _next(window: Window, at: int, stop: int) -> int | None:
+def _next(reader: Reader, at: int, stop: int) -> int | None:
     """Return where the next fatbin begins: here, or behind padding."""
     if at + _FATBIN.size > stop:
         return None
-    if window.exactly(at, len(_MAGIC)) == _MAGIC:
+    if reader.exactly(at, len(_MAGIC)) == _MAGIC:
         return at
-    for start, piece in window.pieces(at, stop, overlap=len(_MAGIC)):
+    for start, piece in reader.pieces(at, stop, overlap=len(_MAGIC)):
         here = piece.find(_MAGIC)
         if here >= 0:
             return start + here if start + here + _FATBIN.size <= stop else None
     return None
 
 
-def _entries(window: Window, at: int, stop: int) -> Iterator[tuple[int, tuple[str, str, str]]]:
+def _entries(reader: Reader, at: int, stop: int) -> Iterator[tuple[int, tuple[str, str, str]]]:
     while at + _LEAST <= stop:
-        window.step(at)
-        kind, _, header, size, _, _, minor, major, arch, _, _, flags = window.unpack(_ENTRY, at)
+        reader.step(at)
+        kind, _, header, size, _, _, minor, major, arch, _, _, flags = reader.unpack(_ENTRY, at)
         if header < _LEAST or at + header + size > stop:
             raise MalformedError("an entry ends beyond its fatbin", at)
         suffix = "a" if flags & _EXACT else "f" if flags & _FAMILY else ""

@@ -38,7 +38,7 @@ def root(reader: Reader) -> "Table":
 
     Raises:
         MalformedError: There is none.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     return Table(reader, _referred(reader, 0))
 
@@ -89,7 +89,7 @@ class Table:
 
         Raises:
             MalformedError: It lies elsewhere than in the table.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         at = self._at(field, form.size)
         return int(self._reader.unpack(form, at)[0]) if at else default
@@ -99,7 +99,7 @@ class Table:
 
         Raises:
             MalformedError: There is none at that place.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         at = self._at(field, U32.size)
         return Table(self._reader, _referred(self._reader, at)) if at else None
@@ -109,7 +109,7 @@ class Table:
 
         Raises:
             MalformedError: It does not lie in the file.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         at = self._at(field, U32.size)
         if not at:
@@ -125,7 +125,7 @@ class Table:
 
         Raises:
             MalformedError: It is longer, no UTF-8, or not in the file.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         start, count = self.vector(field, 1)
         if count > most:
@@ -140,7 +140,7 @@ class Table:
 
         Raises:
             MalformedError: They are more, or not in the file.
-            OSError: They cannot be read.
+            StorageError: They cannot be read.
         """
         start, count = self.vector(field, form.size)
         if count > most:
@@ -153,7 +153,7 @@ class Table:
 
         Raises:
             MalformedError: There is none at such a place.
-            OSError: They cannot be read.
+            StorageError: They cannot be read.
         """
         start, count = self.vector(field, U32.size)
         for number in range(count):

@@ -148,7 +148,7 @@ def read_header(reader: Reader) -> Header:
 
     Raises:
         MalformedError: It is none, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     magic, version, tensors, keys = reader.unpack(_HEAD, 0)
     if magic != b"GGUF" or version not in VERSIONS:
@@ -321,7 +321,7 @@ def read(reader: Reader, notes: Notes) -> GgufFacts:
 
     Raises:
         MalformedError: As `read_header`, or a value that cannot be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     header = read_header(reader)
     keys = _Keys(reader, notes, header.values)

@@ -39,7 +39,7 @@ def read(reader: Reader, notes: Notes) -> _Says | None:
 
     Raises:
         MalformedError: It is no JSON object, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     json = Json(reader)
     found: dict[str, Place] = {}

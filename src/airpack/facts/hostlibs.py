@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from airpack.errors import IntegrityError, NotFoundError, StorageError
-from airpack.facts.elf import read_elf
+from airpack.facts.elf import READ, read_elf
 from airpack.facts.machine import Machine
-from airpack.facts.window import MalformedError, open_window
+from airpack.facts.reader import MalformedError, open_reader
 from airpack.formats.hostfacts import Library, Unknown
 
 _LOOKED_AT: Final = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "libgomp.so.1")
@@ -83,8 +83,8 @@ def _library(machine: Machine, path: str, architecture: str) -> Library | None:
     """Return the library at a path; None for one that a program of this architecture does not get."""
     real = Path(os.path.realpath(machine.root / path.lstrip("/")))
     try:
-        with open_window(real, what=path) as window:
-            facts = read_elf(window)
+        with open_reader(real, what=path, read=READ) as reader:
+            facts = read_elf(reader)
     except (MalformedError, NotFoundError, IntegrityError, StorageError):
         return None
     return Library(path, facts.provides[:_VERSIONS]) if facts.architecture == architecture else None

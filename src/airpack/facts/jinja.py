@@ -23,7 +23,7 @@ def read(reader: Reader, notes: Notes) -> None:
 
     Raises:
         MalformedError: It is longer than any real text.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     for at in range(0, reader.size, _BLOCK):
         if _STATEMENT.search(reader.most(at, _BLOCK + _OVERLAP)):

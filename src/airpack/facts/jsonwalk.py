@@ -51,7 +51,7 @@ class Json:
 
         Raises:
             MalformedError: A name occurs twice, or it is beyond the bounds.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         reader, begin = self._reader, at
         mark, at = _next(reader, at)
@@ -83,7 +83,7 @@ class Json:
 
         Raises:
             MalformedError: It is none, ends nowhere, or is beyond the bounds.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         if at not in self._ends:
             self._ends[at] = _end(self._reader, at)
@@ -94,7 +94,7 @@ class Json:
 
         Raises:
             MalformedError: It is beyond the bounds.
-            OSError: It cannot be read.
+            StorageError: It cannot be read.
         """
         mark, after = _next(self._reader, at)
         return _next(self._reader, after)[0].replace(b"]", b"") if mark == b"[" else b""
@@ -118,7 +118,7 @@ def value(reader: Reader, start: int, stop: int, most: int) -> Any:
 
     Raises:
         MalformedError: It is no strict JSON, or longer.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     if stop - start > most:
         raise MalformedError(f"a value of {stop - start} bytes; at most {most} are read", start)

@@ -19,8 +19,8 @@ from typing import Final
 
 from airpack.facts.elf import Elf, relative_pointers
 from airpack.facts.names import data_of, find_names
+from airpack.facts.reader import MalformedError
 from airpack.facts.symbols import Symbols
-from airpack.facts.window import MalformedError
 from airpack.formats.runtimefacts import GgmlFacts, GgmlType, LlamaBuild, LlamaFacts
 
 _ANCHORS: Final = ("llama", "gpt2", "falcon", "(unknown)", "general.architecture")
@@ -51,7 +51,7 @@ def read_llama(elf: Elf) -> LlamaFacts | None:
         return None
     symbols = Symbols(elf)
     return LlamaFacts(
-        path=elf.window.what,
+        path=elf.reader.what,
         version=_returned(elf, symbols, b"llama_version"),
         architectures=_architectures(elf),
         pre_tokenizers=_run(elf, _TOKENIZERS),
@@ -66,7 +66,7 @@ def read_build(elf: Elf) -> LlamaBuild | None:
     if place is None or place.size != elf.forms.int.size:
         return None
     at = elf.offset(place.address, place.size)
-    return LlamaBuild(elf.window.what, elf.window.unpack(elf.forms.int, at)[0], _pointed(elf, symbols), at)
+    return LlamaBuild(elf.reader.what, elf.reader.unpack(elf.forms.int, at)[0], _pointed(elf, symbols), at)
 
 
 def read_ggml(elf: Elf) -> GgmlFacts | None:
@@ -76,7 +76,7 @@ def read_ggml(elf: Elf) -> GgmlFacts | None:
         return None
     types = _types(elf)
     return GgmlFacts(
-        path=elf.window.what,
+        path=elf.reader.what,
         version=_returned(elf, symbols, b"ggml_version"),
         commit=_returned(elf, symbols, b"ggml_commit"),
         types=types,
@@ -140,7 +140,7 @@ def _block(elf: Elf, at: int, stride: int) -> tuple[int, int]:
     """Return elements and bytes of one block: the second field, and the next that is not 0 (an interleave is)."""
     word = elf.forms.word
     fields = [
-        elf.window.unpack(word, at + place)[0] for place in range(word.size, min(stride, 4 * word.size), word.size)
+        elf.reader.unpack(word, at + place)[0] for place in range(word.size, min(stride, 4 * word.size), word.size)
     ]
     return fields[0], next((field for field in fields[1:] if field), 0)
 
@@ -148,7 +148,7 @@ def _block(elf: Elf, at: int, stride: int) -> tuple[int, int]:
 def _text_at(elf: Elf, address: int) -> str:
     """Return the short text at an address; empty where there is none."""
     try:
-        return elf.window.text(elf.offset(address), elf.offset(address) + 96)
+        return elf.reader.text(elf.offset(address), elf.offset(address) + 96)
     except MalformedError:
         return ""
 
@@ -158,7 +158,7 @@ def _returned(elf: Elf, symbols: Symbols, name: bytes) -> str:
     place = symbols.find(name)
     if place is None or elf.architecture != "amd64" or not 8 <= place.size <= 16:  # noqa: PLR2004 - bytes of such code
         return ""
-    match = _RETURNS.match(elf.window.exactly(elf.offset(place.address, place.size), place.size))
+    match = _RETURNS.match(elf.reader.exactly(elf.offset(place.address, place.size), place.size))
     if match is None:
         return ""
     text = _text_at(elf, place.address + match.end() - 1 + int.from_bytes(match[1], "little", signed=True))

@@ -66,9 +66,9 @@ def read_facts(path: str, stream: BinaryIO, size: int) -> Facts:
         size: Its length in bytes.
 
     Raises:
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
-    reader, notes = Reader(stream, size), Notes()
+    reader, notes = Reader(stream, size, what=path), Notes()
     head = reader.most(0, HEAD)
     fact = identify(path, head, size)
     name, read = _reader_of(fact, head)

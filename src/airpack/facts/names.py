@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from airpack.facts.elf import Elf, Segment
-from airpack.facts.window import MalformedError
+from airpack.facts.reader import MalformedError
 
 _NAMES: Final = 4096  # names looked for at once
 _NAME: Final = 256  # bytes of one
@@ -50,14 +50,14 @@ def search(elf: Elf, pattern: "re.Pattern[bytes]", *, longest: int) -> Iterator[
     """
     for at, piece in data_of(elf, overlap=longest):
         for match in pattern.finditer(piece):
-            elf.window.step(at)
+            elf.reader.step(at)
             yield at + match.start(), match
 
 
 def data_of(elf: Elf, *, overlap: int) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, bytes) of all that is loaded and not run; of everything where data and code lie together."""
     for load in _readable(elf):
-        yield from elf.window.pieces(load.offset, load.offset + load.size, overlap=overlap)
+        yield from elf.reader.pieces(load.offset, load.offset + load.size, overlap=overlap)
 
 
 def _readable(elf: Elf) -> list[Segment]:

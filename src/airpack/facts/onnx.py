@@ -193,7 +193,7 @@ def read_model(reader: Reader) -> Model:
 
     Raises:
         MalformedError: It is none, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     walk = _Walk(reader)
     walk.model()
@@ -480,7 +480,7 @@ def read(reader: Reader, notes: Notes) -> OnnxFacts:
 
     Raises:
         MalformedError: As `read_model`.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     model = read_model(reader)
     for name, place in model.places.items():

@@ -1,6 +1,6 @@
 """What an ONNX Runtime library reads, from names that its compiler left in it.
 
-    read_onnxruntime(Elf(window))   ->  OnnxRuntimeFacts(opsets=(Opset("", 21, at=...), ...), ir=10, ...)
+    read_onnxruntime(Elf(reader))   ->  OnnxRuntimeFacts(opsets=(Opset("", 21, at=...), ...), ir=10, ...)
 
 ONNX registers each opset by a lambda whose type has a name, `RegisterOpSetSchemaINS_16OpSet_Onnx_ver21E`: the highest
 is the highest opset that the library knows. The IR version follows from it by ONNX's own table (docs/Versioning.md), so
@@ -59,7 +59,7 @@ def read_onnxruntime(elf: Elf) -> OnnxRuntimeFacts | None:
         return None
     anchors = find_names(elf, _ANCHORS)
     return OnnxRuntimeFacts(
-        path=elf.window.what,
+        path=elf.reader.what,
         opsets=tuple(found[domain] for domain in sorted(found)),
         ir=ir_of(found[""].version),
         names=len(anchors) == len(_ANCHORS),

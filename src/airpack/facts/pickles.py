@@ -119,7 +119,7 @@ def scan(reader: Reader, start: int, stop: int) -> Scan:
     A second pickle is looked for where the first ends, by its header: only one of protocol 2 or higher is found.
 
     Raises:
-        OSError: The file cannot be read.
+        StorageError: The file cannot be read.
     """
     found = Scan(start=start, end=start)
     try:
@@ -357,7 +357,7 @@ def read(reader: Reader, notes: Notes) -> PickleFacts:
     """Return what a file of pickles says.
 
     Raises:
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     found = scan(reader, 0, reader.size)
     note(found, notes, "", here=True)

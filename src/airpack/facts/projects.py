@@ -23,9 +23,9 @@ from packaging.version import InvalidVersion, Version
 from airpack.facts.closure import version_key
 from airpack.facts.elf import Elf
 from airpack.facts.names import find_names, search
+from airpack.facts.reader import MalformedError
 from airpack.facts.symbols import Symbols
 from airpack.facts.wheel import Wheel
-from airpack.facts.window import MalformedError
 from airpack.formats.runtimefacts import Contradiction, ElfFacts, NumpyUse, Pin, ProjectFacts
 from airpack.types import Source
 

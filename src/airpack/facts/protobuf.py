@@ -25,7 +25,7 @@ def fields(reader: Reader, start: int, end: int) -> Iterable[Field]:
 
     Raises:
         MalformedError: It is none; perhaps only once the fields before the fault have been looked at.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     if end - start > _SMALL:
         return _large(reader, start, end)
@@ -123,7 +123,7 @@ def numbers(reader: Reader, start: int, end: int) -> Iterator[int]:
 
     Raises:
         MalformedError: They are none.
-        OSError: They cannot be read.
+        StorageError: They cannot be read.
     """
     at = start
     while at < end:
@@ -144,7 +144,7 @@ def text(reader: Reader, field: Field, most: int) -> str:
 
     Raises:
         MalformedError: It is none in UTF-8, or longer.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     _, wire, _, start, stop = field
     if wire != BYTES or stop - start > most:

@@ -34,7 +34,7 @@ def read(reader: Reader, notes: Notes) -> PteFacts:
 
     Raises:
         MalformedError: It is none, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     identifier = reader.exactly(_IDENTIFIER, 4).decode("latin-1")
     notes.at("identifier", _IDENTIFIER, 8)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from airpack.facts.window import MalformedError
+from airpack.facts.reader import MalformedError
 from airpack.formats.runtimefacts import TransformersFacts, VllmFacts
 
 SOURCE: Final = 4 << 20  # bytes of one source file

@@ -21,12 +21,13 @@ from typing import BinaryIO, Final, Never, TypeVar
 from airpack.errors import InputError, IntegrityError, StorageError
 from airpack.facts import llamacpp, onnxruntime, projects, registries
 from airpack.facts.closure import read_closure
-from airpack.facts.elf import MAGIC, Elf, facts_of
+from airpack.facts.elf import MAGIC, READ, Elf, facts_of
 from airpack.facts.fatbin import read_fatbins
 from airpack.facts.projects import Project
+from airpack.facts.reader import MalformedError, Reader
 from airpack.facts.symbols import Symbols
 from airpack.facts.wheel import read_wheel, read_wheels
-from airpack.facts.window import MalformedError, Window
+from airpack.formats.facts import Problem
 from airpack.formats.runtimefacts import (
     ClosureFacts,
     CudaFacts,
@@ -36,7 +37,6 @@ from airpack.formats.runtimefacts import (
     LlamaFacts,
     NumpyUse,
     OnnxRuntimeFacts,
-    Problem,
     RuntimeFacts,
 )
 from airpack.fsops.files import open_regular
@@ -199,13 +199,13 @@ class _Reading:
             raise MalformedError("a wheel among other files is not looked into", 0)
         if source.path.endswith(".py") or source.size < len(MAGIC):
             return
-        window = self._window(source)
-        if window is not None:
-            elf = Elf(window)
+        reader = self._reader(source)
+        if reader is not None:
+            elf = Elf(reader)
             self._elves[source.path] = (elf, facts_of(elf))
 
-    def _window(self, source: Source) -> Window | None:
-        """Return a window on a file of native code; None for other files, which are closed."""
+    def _reader(self, source: Source) -> Reader | None:
+        """Return a reader of a file of native code; None for other files, which are closed."""
         with ExitStack() as opened:
             stream = opened.enter_context(source.open())
             head = stream.read(len(MAGIC))
@@ -216,7 +216,7 @@ class _Reading:
             if not stream.seekable():
                 stream = self._spool(source, head, stream, opened)
             self._stack.push(opened.pop_all())
-            return Window(stream, source.size, what=source.path)
+            return Reader(stream, source.size, what=source.path, read=READ)
 
     def _spool(self, source: Source, head: bytes, stream: BinaryIO, opened: ExitStack) -> BinaryIO:
         """Return a file that can be read by offset, with the bytes of one inside a wheel."""

@@ -96,7 +96,7 @@ def read_header(reader: Reader) -> Header:
 
     Raises:
         MalformedError: It is none, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     (length,) = reader.unpack(_LENGTH, 0)
     if length > _HEADER:
@@ -184,7 +184,7 @@ def read(reader: Reader, notes: Notes) -> SafetensorsFacts:
 
     Raises:
         MalformedError: As `read_header`.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     header = read_header(reader)
     notes.at("header", 0, header.data)

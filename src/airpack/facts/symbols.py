@@ -1,6 +1,6 @@
 """The dynamic symbols of one ELF file, found as its loader finds them: through its hash table.
 
-    symbols = Symbols(Elf(window))
+    symbols = Symbols(Elf(reader))
     list(symbols.wanted())             ->  what other files must define for it
     symbols.defines(b"ggml_new_tensor", "")
 
@@ -26,7 +26,7 @@ from airpack.facts.elf import (
     version_definitions,
     version_needs,
 )
-from airpack.facts.window import MalformedError
+from airpack.facts.reader import MalformedError
 
 _SYMBOLS: Final = 1 << 21  # dynamic symbols of one file
 _BUCKETS: Final = 1 << 21
@@ -60,7 +60,7 @@ class Symbols:
 
     def __init__(self, elf: Elf) -> None:
         self._elf = elf
-        self._window = elf.window
+        self._reader = elf.reader
 
     def wanted(self) -> Iterator[Wanted]:
         """Yield the symbols without which the file cannot be loaded; weak ones are left out.
@@ -75,7 +75,7 @@ class Symbols:
             if row.section or row.binding != STB_GLOBAL or not row.name:
                 continue
             library, version = needs.get(self._version(number), ("", ""))
-            yield Wanted(self._window.name(start + row.name, stop), library, version)
+            yield Wanted(self._reader.name(start + row.name, stop), library, version)
 
     def defines(self, name: bytes, version: str) -> bool:
         """Return whether the file defines `name`, in `version` where one is given; raises as `wanted`."""
@@ -103,18 +103,18 @@ class Symbols:
         at = self._elf.dynamic.get(DT_VERSYM)
         if at is None:
             return 0
-        found: int = self._window.unpack(self._elf.forms.half, self._elf.offset(at + 2 * number, 2))[0]
+        found: int = self._reader.unpack(self._elf.forms.half, self._elf.offset(at + 2 * number, 2))[0]
         return found & VERSION
 
     def _is(self, index: int, name: bytes) -> bool:
         start, stop = self._elf.strings
         at = start + index
-        return at + len(name) < stop and self._window.exactly(at, len(name) + 1) == name + b"\0"
+        return at + len(name) < stop and self._reader.exactly(at, len(name) + 1) == name + b"\0"
 
     def _row(self, number: int) -> _Row:
         form = self._elf.forms.symbol
         address = self._elf.dynamic.get(DT_SYMTAB, 0) + number * form.size
-        return self._fields(form.unpack(self._window.exactly(self._elf.offset(address, form.size), form.size)))
+        return self._fields(form.unpack(self._reader.exactly(self._elf.offset(address, form.size), form.size)))
 
     def _fields(self, row: tuple[int, ...]) -> _Row:
         if self._elf.wide:
@@ -131,7 +131,7 @@ class Symbols:
         number = 0
         whole = (1 << 16) * form.size
         for begin in range(start, start + count * form.size, whole):
-            data = self._window.exactly(begin, min(whole, start + count * form.size - begin))
+            data = self._reader.exactly(begin, min(whole, start + count * form.size - begin))
             for fields in form.iter_unpack(data):
                 yield number, self._fields(fields)
                 number += 1
@@ -154,7 +154,7 @@ class Symbols:
         if address is None:
             return None
         at = self._elf.offset(address, 8)
-        buckets, symbols = self._window.unpack(struct.Struct(self._elf.order + "II"), at)
+        buckets, symbols = self._reader.unpack(struct.Struct(self._elf.order + "II"), at)
         if buckets > _BUCKETS or symbols > _SYMBOLS:
             raise MalformedError(f"a hash table of {symbols} symbols", at)
         return buckets, symbols, at + 8
@@ -188,7 +188,7 @@ class Symbols:
             return None
         forms = self._elf.forms
         at = self._elf.offset(address, forms.gnu_hash.size)
-        buckets, first, words, shift = self._window.unpack(forms.gnu_hash, at)
+        buckets, first, words, shift = self._reader.unpack(forms.gnu_hash, at)
         if buckets > _BUCKETS or words > _BUCKETS or first > _SYMBOLS or not words or not buckets or shift >= 32:  # noqa: PLR2004 - bits of a hash
             raise MalformedError("a hash table of impossible size", at)
         bloom = at + forms.gnu_hash.size
@@ -198,14 +198,14 @@ class Symbols:
     def _gnu_candidates(self, table: "_GnuHash", name: bytes) -> Iterator[int]:
         value, bits = _gnu_hash(name), self._elf.bits
         size = self._elf.forms.word.size
-        (word,) = self._window.unpack(self._elf.forms.word, table.bloom + value // bits % table.words * size)
+        (word,) = self._reader.unpack(self._elf.forms.word, table.bloom + value // bits % table.words * size)
         if not word >> value % bits & word >> (value >> table.shift) % bits & 1:
             return
         number = self._int(table.buckets + 4 * (value % table.length))
         if number < table.first:
             return
         while True:
-            self._window.step(table.chains)
+            self._reader.step(table.chains)
             found = self._int(table.chains + 4 * (number - table.first))
             if found | 1 == value | 1:
                 yield number
@@ -216,19 +216,19 @@ class Symbols:
     def _gnu_count(self, table: "_GnuHash") -> int:
         numbers = struct.Struct(self._elf.order + "I")
         most = 0
-        for _, piece in self._window.pieces(table.buckets, table.chains):
+        for _, piece in self._reader.pieces(table.buckets, table.chains):
             most = max(most, *(value for (value,) in numbers.iter_unpack(piece)))
         if most < table.first:
             return table.first
         while not self._int(table.chains + 4 * (most - table.first)) & 1:
             most += 1
-            self._window.step(table.chains)
+            self._reader.step(table.chains)
         if most >= _SYMBOLS:
             raise MalformedError(f"a hash table of {most} symbols", table.buckets)
         return most + 1
 
     def _int(self, at: int) -> int:
-        value: int = self._window.unpack(self._elf.forms.int, at)[0]
+        value: int = self._reader.unpack(self._elf.forms.int, at)[0]
         return value
 
 

@@ -18,7 +18,7 @@ def read(reader: Reader, notes: Notes) -> TensorrtFacts:
 
     Raises:
         MalformedError: It is shorter than its header.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     start, stop = _VERSION
     version = reader.exactly(start, stop - start)

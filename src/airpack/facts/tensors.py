@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
+from airpack.errors import StorageError
 from airpack.facts import gguf, onnx, safetensors
 from airpack.facts.reader import MalformedError, Reader
 from airpack.types import Tensor
@@ -57,7 +58,7 @@ def read_layout(name: str, stream: BinaryIO, size: int) -> Layout:
     try:
         found, external = walker(Reader(stream, size))
         return Layout(fit(found, size), MappingProxyType({path: tuple(each) for path, each in external.items()}))
-    except (MalformedError, OSError):
+    except (MalformedError, StorageError):
         return Layout()
 
 

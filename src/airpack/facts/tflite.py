@@ -61,7 +61,7 @@ def read(reader: Reader, notes: Notes) -> TfliteFacts:
 
     Raises:
         MalformedError: It is none, or not one that can be.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     model = flatbuffer.root(reader)
     subgraphs, tensors = _subgraphs(model)

@@ -43,7 +43,7 @@ def read(reader: Reader, notes: Notes) -> TorchFacts | None:
 
     Raises:
         MalformedError: Its directory cannot be read, or a part that decides.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     found = _by_name(zipfiles.entries(reader), notes)
     archive = _Archive(reader, notes, found)

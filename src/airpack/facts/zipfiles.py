@@ -54,7 +54,7 @@ def entries(reader: Reader) -> list[Entry]:
 
     Raises:
         MalformedError: There is none, a name occurs twice, or it is beyond the bounds.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     count, size, at = _directory(reader)
     if count > _ENTRIES or size > _DIRECTORY or at + size > reader.size:
@@ -148,7 +148,7 @@ def place(reader: Reader, entry: Entry) -> tuple[int, int]:
 
     Raises:
         MalformedError: Nowhere, or under another name.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     mark, *_, name_length, extra_length = reader.unpack(_LOCAL, entry.local)
     name_at = entry.local + _LOCAL.size
@@ -165,7 +165,7 @@ def content(reader: Reader, entry: Entry, most: int) -> bytes:
 
     Raises:
         MalformedError: It is longer, encrypted, packed in a way that is not read, or damaged.
-        OSError: It cannot be read.
+        StorageError: It cannot be read.
     """
     if entry.size > most or entry.packed > most or entry.flags & _ENCRYPTED:
         raise MalformedError(f"{entry.name[:100]!r} is encrypted, or has more than {most} bytes", entry.local)

@@ -37,7 +37,7 @@ def _table() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a file cannot be what it says, or why that could not be found out.
+    """Why a file cannot be what it says, or why that could not be found out: what it says of it is unknown.
 
     Attributes:
         reason: What is wrong, for people.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from airpack.formats.canonical import emit
+from airpack.formats.facts import Problem
 
 SCHEMA: Final = "airpack.runtime-facts/1"
 
@@ -230,21 +231,6 @@ class TransformersFacts:
     model_types: tuple[str, ...] | None
     architectures: tuple[str, ...] | None
     at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a file cannot be what it says, or why that could not be found out: what it says of it is unknown.
-
-    Attributes:
-        reason: What is wrong, for people.
-        at: Offset in bytes, where there is one.
-        path: The file.
-    """
-
-    reason: str
-    at: int | None = None
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

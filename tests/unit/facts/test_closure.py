@@ -9,12 +9,12 @@ from tests.elves import elf
 from airpack.facts import closure
 from airpack.facts.closure import read_closure
 from airpack.facts.elf import Elf, facts_of
-from airpack.facts.window import MalformedError, Window
+from airpack.facts.reader import MalformedError, Reader
 from airpack.formats.runtimefacts import ClosureFacts, HostNeed, OutOfPath, Unresolved
 
 
 def read(files: Mapping[str, bytes]) -> ClosureFacts:
-    elves = {path: Elf(Window(io.BytesIO(data), len(data), what=path)) for path, data in files.items()}
+    elves = {path: Elf(Reader(io.BytesIO(data), len(data), what=path)) for path, data in files.items()}
     return read_closure({path: (each, facts_of(each)) for path, each in elves.items()})
 
 
@@ -181,7 +181,7 @@ def test_many_symbols_are_counted_and_some_are_named() -> None:
 
 def test_a_file_whose_symbols_make_no_sense_is_a_problem_and_no_fact() -> None:
     data = bytearray(elf(wants={"x": ("", "")}, defines={"y": ""}, older=True))
-    made = Elf(Window(io.BytesIO(bytes(data)), len(data), what="a.so"))
+    made = Elf(Reader(io.BytesIO(bytes(data)), len(data), what="a.so"))
     at = made.offset(made.dynamic[4]) + 4
     data[at : at + 4] = b"\xff\xff\x10\x00"
     found = read({"a.so": bytes(data), "b.so": elf()})

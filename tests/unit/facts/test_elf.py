@@ -13,8 +13,8 @@ import pytest
 from tests.elves import DATA, WEAK, elf
 
 from airpack.facts.elf import Elf, read_elf, relative_pointers
+from airpack.facts.reader import MalformedError, Reader, open_reader
 from airpack.facts.symbols import Symbols, Wanted
-from airpack.facts.window import MalformedError, Window, open_window
 from airpack.formats.runtimefacts import ElfFacts, Named, SymbolNeed
 
 SYSTEM = [
@@ -36,12 +36,12 @@ SYSTEM = [
 READELF = shutil.which("readelf")
 
 
-def window(data: bytes, name: str = "lib.so") -> Window:
-    return Window(io.BytesIO(data), len(data), what=name)
+def reader(data: bytes, name: str = "lib.so") -> Reader:
+    return Reader(io.BytesIO(data), len(data), what=name)
 
 
 def read(data: bytes) -> ElfFacts:
-    return read_elf(window(data))
+    return read_elf(reader(data))
 
 
 def test_a_library_says_what_it_is_and_needs() -> None:
@@ -74,7 +74,7 @@ def test_each_fact_has_its_place_in_the_bytes() -> None:
     (need,), (version,) = facts.needed, facts.versions
     assert struct.unpack_from("<q", data, need.at) == (1,)  # DT_NEEDED
     (name,) = struct.unpack_from("<I", data, version.at + 8)
-    dynamic = Elf(window(data)).strings[0]
+    dynamic = Elf(reader(data)).strings[0]
     assert data[dynamic + name :].startswith(b"GLIBC_2.2.5\0")
 
 
@@ -107,7 +107,7 @@ def test_every_class_and_byte_order_is_read(wide: bool, order: str, machine: int
     )
     facts = read(data)
     assert (facts.architecture, facts.bits) == (name, 64 if wide else 32)
-    symbols = Symbols(Elf(window(data)))
+    symbols = Symbols(Elf(reader(data)))
     assert set(symbols.wanted()) == {Wanted(b"malloc", "libc.so.6", "GLIBC_2.0"), Wanted(b"hook", "", "")}
     assert symbols.defines(b"one", "V_1")
     assert symbols.defines(b"one", "")
@@ -118,7 +118,7 @@ def test_every_class_and_byte_order_is_read(wide: bool, order: str, machine: int
 
 
 def test_a_definition_without_versions_has_every_version_as_the_loader_sees_it() -> None:
-    assert Symbols(Elf(window(elf(defines={"one": ""})))).defines(b"one", "V_9")
+    assert Symbols(Elf(reader(elf(defines={"one": ""})))).defines(b"one", "V_9")
 
 
 def test_a_weak_version_is_marked() -> None:
@@ -161,7 +161,7 @@ def test_relative_pointers_are_found_in_both_kinds_of_table() -> None:
     struct.pack_into("<QQQ", data, 128, DATA + 10, DATA + 20, DATA + 30)  # where packed relocations say so
     word = 1 | 1 << 1 | 1 << 2
     made = elf(data=bytes(data), pointers={DATA: DATA + 40}, packed=[DATA + 128, word])
-    assert relative_pointers(Elf(window(made))) == {
+    assert relative_pointers(Elf(reader(made))) == {
         DATA: DATA + 40,
         DATA + 128: DATA + 10,
         DATA + 136: DATA + 20,
@@ -180,7 +180,7 @@ def patched(data: bytes, at: int, form: str, value: int) -> bytes:
 
 def dynamic_at(data: bytes, tag: int) -> int:
     """Return where the value of a tag of the dynamic table stands."""
-    return next(at for found, _, at in Elf(window(data)).entries if found == tag) + 8
+    return next(at for found, _, at in Elf(reader(data)).entries if found == tag) + 8
 
 
 GOOD = elf(
@@ -248,28 +248,28 @@ def test_version_needs_that_run_in_a_circle_end() -> None:
 
 def test_a_chain_of_hashes_that_never_ends_is_malformed() -> None:
     data = elf(defines={"one": "", "two": ""})
-    made = Elf(window(data))
+    made = Elf(reader(data))
     chain = made.offset(made.dynamic[0x6FFFFEF5]) + 16 + 8 + 4
     broken = patched(patched(data, chain, "<I", 0), chain + 4, "<I", 0)
     with pytest.raises(MalformedError):
-        list(Symbols(Elf(window(broken + bytes(64)))).wanted())
+        list(Symbols(Elf(reader(broken + bytes(64)))).wanted())
 
 
 def test_an_older_chain_that_runs_in_a_circle_is_malformed() -> None:
     data = elf(defines={"one": "", "two": "", "three": ""}, older=True)
-    made = Elf(window(data))
+    made = Elf(reader(data))
     table = made.offset(made.dynamic[4])
     circle = bytearray(data)
     struct.pack_into("<4I", circle, table + 8, 1, 1, 0, 1)  # both buckets lead to a symbol that leads to itself
     with pytest.raises(MalformedError, match="without end"):
-        Symbols(Elf(window(bytes(circle)))).defines(b"absent", "")
+        Symbols(Elf(reader(bytes(circle)))).defines(b"absent", "")
 
 
 def test_more_symbols_than_any_file_has_are_malformed() -> None:
     data = elf(defines={"one": ""}, older=True)
-    made = Elf(window(data))
+    made = Elf(reader(data))
     with pytest.raises(MalformedError, match="hash table of"):
-        Symbols(Elf(window(patched(data, made.offset(made.dynamic[4]) + 4, "<I", 1 << 30)))).defines(b"one", "")
+        Symbols(Elf(reader(patched(data, made.offset(made.dynamic[4]) + 4, "<I", 1 << 30)))).defines(b"one", "")
 
 
 def test_a_name_that_is_not_utf_8_is_malformed() -> None:
@@ -285,15 +285,15 @@ def test_notes_that_lie_about_their_length_are_malformed() -> None:
         read(patched(data, at, "<I", 1 << 31))
 
 
-def test_no_more_is_read_than_a_window_may() -> None:
+def test_no_more_is_read_than_a_reader_may() -> None:
     data = elf(needed=["libc.so.6"]) + bytes(1 << 20)
-    with pytest.raises(MalformedError, match="more bytes"):
-        read_elf(Window(io.BytesIO(data), len(data), what="x", read=100))
+    with pytest.raises(MalformedError, match="more than 100 bytes"):
+        read_elf(Reader(io.BytesIO(data), len(data), what="x", read=100))
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_malformed() -> None:
     with pytest.raises(MalformedError, match="early"):
-        read_elf(Window(io.BytesIO(GOOD[:-10]), len(GOOD), what="x"))
+        read_elf(Reader(io.BytesIO(GOOD[:-10]), len(GOOD), what="x"))
 
 
 # --- real files, and what binutils says of them -----------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_facts_are_those_that_readelf_prints(path: Path) -> None:
     def printed(*words: str) -> str:
         return subprocess.run([READELF or "", "-W", *words, path], capture_output=True, text=True, check=True).stdout
 
-    with open_window(path.resolve()) as opened:
+    with open_reader(path.resolve()) as opened:
         facts = read_elf(opened)
         symbols = Symbols(Elf(opened))
         wanted = {each.name.decode() + (f"@{each.version}" if each.version else "") for each in symbols.wanted()}
@@ -331,7 +331,7 @@ def test_facts_are_those_that_readelf_prints(path: Path) -> None:
 
 
 def test_this_python_is_for_this_machine() -> None:
-    with open_window(Path(sys.executable).resolve()) as opened:
+    with open_reader(Path(sys.executable).resolve()) as opened:
         facts = read_elf(opened)
     assert facts.kind == "executable"
     assert isinstance(facts.needed[0], Named)
@@ -341,4 +341,4 @@ def test_this_python_is_for_this_machine() -> None:
 def test_weak_symbols_are_not_wanted() -> None:
     assert WEAK == 2
     data = elf(wants={"maybe": ("", "")}, weak=["maybe"])
-    assert list(Symbols(Elf(window(data))).wanted()) == []
+    assert list(Symbols(Elf(reader(data))).wanted()) == []

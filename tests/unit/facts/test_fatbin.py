@@ -11,7 +11,7 @@ from tests.elves import elf, fatbin
 
 from airpack.facts.elf import Elf
 from airpack.facts.fatbin import read_fatbins
-from airpack.facts.window import MalformedError, Window, open_window
+from airpack.facts.reader import MalformedError, Reader, open_reader
 from airpack.formats.runtimefacts import CudaCode
 
 PTX, CUBIN = 1, 2
@@ -20,7 +20,7 @@ EXACT, FAMILY = 0x100000, 0x200000
 
 def read(content: bytes, section: str = ".nv_fatbin") -> tuple[CudaCode, ...]:
     data = elf(sections={".text": b"code", section: content})
-    return read_fatbins(Elf(Window(io.BytesIO(data), len(data), what="lib.so")))
+    return read_fatbins(Elf(Reader(io.BytesIO(data), len(data), what="lib.so")))
 
 
 def shown(found: tuple[CudaCode, ...]) -> list[tuple[str, str, str, int]]:
@@ -44,7 +44,7 @@ def test_machine_code_and_ptx_are_told_apart_and_counted() -> None:
 
 def test_each_kind_of_code_has_the_place_of_its_first() -> None:
     data = elf(sections={".nv_fatbin": fatbin((CUBIN, 90, 0, 0, 0), (CUBIN, 90, 0, 0, 0))})
-    (code,) = read_fatbins(Elf(Window(io.BytesIO(data), len(data), what="lib.so")))
+    (code,) = read_fatbins(Elf(Reader(io.BytesIO(data), len(data), what="lib.so")))
     assert struct.unpack_from("<H26xI", data, code.at) == (CUBIN, 90)
 
 
@@ -58,7 +58,7 @@ def test_relocatable_fatbins_count_and_other_sections_do_not() -> None:
 
 def test_a_file_without_sections_has_no_code_that_can_be_seen() -> None:
     data = elf()
-    assert read_fatbins(Elf(Window(io.BytesIO(data), len(data), what="lib.so"))) == ()
+    assert read_fatbins(Elf(Reader(io.BytesIO(data), len(data), what="lib.so"))) == ()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_section_beyond_the_file_is_malformed() -> None:
     (headers,) = struct.unpack_from("<Q", data, 40)
     struct.pack_into("<Q", data, headers + 64 + 32, 1 << 50)
     with pytest.raises(MalformedError, match="beyond"):
-        read_fatbins(Elf(Window(io.BytesIO(bytes(data)), len(data), what="lib.so")))
+        read_fatbins(Elf(Reader(io.BytesIO(bytes(data)), len(data), what="lib.so")))
 
 
 def test_a_section_of_nothing_but_beginnings_ends() -> None:
@@ -106,8 +106,8 @@ def test_code_that_nvcc_makes_is_found_by_its_architecture(tmp_path: Path) -> No
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"this nvcc cannot make them: {done.stderr[:200]}")
-    with open_window(tmp_path / "k.so") as window:
-        found = read_fatbins(Elf(window))
+    with open_reader(tmp_path / "k.so") as reader:
+        found = read_fatbins(Elf(reader))
     assert {(code.kind, code.architecture) for code in found} == {
         ("cubin", "80"),
         ("ptx", "80"),

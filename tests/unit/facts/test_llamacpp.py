@@ -9,7 +9,7 @@ from tests.elves import DATA, elf
 from airpack.facts.elf import Elf
 from airpack.facts.llamacpp import read_build, read_ggml, read_llama
 from airpack.facts.names import find_names
-from airpack.facts.window import Window
+from airpack.facts.reader import Reader
 
 NAMES = [b"clip", b"llama", b"llama4", b"falcon", b"gpt2", b"modern-bert", b"qwen2moe", b"gemma3", b"rwkv6qwen2"]
 PRE = [b"llama-bpe", b"deepseek-llm", b"gpt-2", b"jina-es", b"jina-de", b"phi-2", b"smollm", b"viking", b"poro-chat"]
@@ -24,7 +24,7 @@ LIBLLAMA = (
 
 
 def made(data: bytes, name: str = "libllama.so") -> Elf:
-    return Elf(Window(io.BytesIO(data), len(data), what=name))
+    return Elf(Reader(io.BytesIO(data), len(data), what=name))
 
 
 def test_architectures_and_pre_tokenizers_are_the_runs_of_their_names() -> None:

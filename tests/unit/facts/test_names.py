@@ -9,11 +9,11 @@ from tests.elves import DATA, elf
 
 from airpack.facts.elf import Elf
 from airpack.facts.names import find_names, search
-from airpack.facts.window import MalformedError, Window
+from airpack.facts.reader import MalformedError, Reader
 
 
 def made(data: bytes) -> Elf:
-    return Elf(Window(io.BytesIO(data), len(data), what="lib.so"))
+    return Elf(Reader(io.BytesIO(data), len(data), what="lib.so"))
 
 
 def test_a_name_counts_where_a_nul_ends_it() -> None:

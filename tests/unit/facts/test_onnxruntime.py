@@ -9,7 +9,7 @@ from tests.elves import elf
 
 from airpack.facts.elf import Elf
 from airpack.facts.onnxruntime import ir_of, read_onnxruntime
-from airpack.facts.window import Window
+from airpack.facts.reader import Reader
 from airpack.formats.runtimefacts import OnnxRuntimeFacts
 
 ANCHORS = b"\0Add\0Constant\0Conv\0Identity\0MatMul\0Reshape\0CPUExecutionProvider\0"
@@ -21,7 +21,7 @@ def registered(name: str) -> bytes:
 
 def read(data: bytes) -> OnnxRuntimeFacts | None:
     file = elf(data=data)
-    return read_onnxruntime(Elf(Window(io.BytesIO(file), len(file), what="libonnxruntime.so")))
+    return read_onnxruntime(Elf(Reader(io.BytesIO(file), len(file), what="libonnxruntime.so")))
 
 
 def test_the_highest_opset_of_each_domain_counts() -> None:

@@ -9,7 +9,7 @@ from tests.elves import DATA, elf
 from airpack.facts import projects
 from airpack.facts.elf import Elf, read_elf
 from airpack.facts.projects import Project, find_projects, is_extension, pins, read_numpy, read_project
-from airpack.facts.window import MalformedError, Window
+from airpack.facts.reader import MalformedError, Reader
 from airpack.formats.runtimefacts import Contradiction, ProjectFacts
 from airpack.types import Source
 
@@ -18,14 +18,14 @@ MUSL = elf(needed=["libc.musl-x86_64.so.1"])
 
 
 def opened(data: bytes, path: str = "lib.so") -> Elf:
-    return Elf(Window(io.BytesIO(data), len(data), what=path))
+    return Elf(Reader(io.BytesIO(data), len(data), what=path))
 
 
 def described(
     tags: Sequence[str], files: dict[str, bytes], *, metadata: bytes = b"", extensions: Sequence[str] = ()
 ) -> ProjectFacts:
     project = Project("demo", "1.0", "demo.whl", tuple(tags), metadata, frozenset(files))
-    native = {path: read_elf(opened(data, path).window) for path, data in files.items()}
+    native = {path: read_elf(opened(data, path).reader) for path, data in files.items()}
     return read_project(project, native, {}, extensions)
 
 
@@ -35,8 +35,8 @@ def source(path: str, data: bytes) -> Source:
 
 def test_native_files_of_other_projects_are_not_its_own() -> None:
     project = Project("demo", "1.0", "", (), b"", frozenset({"demo/a.so"}))
-    native = {path: read_elf(opened(GLIBC, path).window) for path in ("demo/a.so", "other/b.so")}
-    native["other/b.so"] = read_elf(opened(elf(machine=183), "other/b.so").window)
+    native = {path: read_elf(opened(GLIBC, path).reader) for path in ("demo/a.so", "other/b.so")}
+    native["other/b.so"] = read_elf(opened(elf(machine=183), "other/b.so").reader)
     facts = read_project(project, native, {})
     assert (facts.architectures, facts.glibc) == (("amd64",), "2.28")
 
@@ -69,7 +69,7 @@ def test_a_tag_is_held_against_the_files(tag: str, files: dict[str, bytes], foun
 def test_a_contradiction_has_its_place_in_the_file() -> None:
     (found,) = described(["py3-none-manylinux_2_17_x86_64"], {"a.so": GLIBC}).contradictions
     assert found == Contradiction("manylinux_2_17_x86_64", "needs GLIBC_2.28", "a.so", found.at)
-    assert found.at in {need.at for need in read_elf(opened(GLIBC).window).versions}
+    assert found.at in {need.at for need in read_elf(opened(GLIBC).reader).versions}
 
 
 def test_every_tag_of_a_name_is_held_against_the_files() -> None:

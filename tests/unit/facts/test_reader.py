@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airpack.errors import StorageError
 from airpack.facts import protobuf
 from airpack.facts import reader as module
 from airpack.facts.reader import MalformedError, Reader
@@ -58,9 +59,8 @@ def test_a_file_that_became_shorter_is_malformed() -> None:
         Reader(io.BytesIO(DATA), len(DATA) + 100).exactly(199_999, 50)
 
 
-def test_so_much_is_read_of_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_READ", 100_000)
-    reader = Reader(io.BytesIO(DATA), len(DATA))
+def test_so_much_is_read_of_no_file() -> None:
+    reader = Reader(io.BytesIO(DATA), len(DATA), read=100_000)
     for _ in range(10):
         reader.exactly(0, 100)  # of one block, which is remembered
     for at in range(20_000, 120_000, 20_000):
@@ -91,8 +91,36 @@ def test_a_disk_that_fails_is_no_fault_of_the_file() -> None:
         def read(self, _size: int | None = -1) -> bytes:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(OSError, match="Input/output"):
-        Reader(Broken(DATA), len(DATA)).most(0, 1)
+    with pytest.raises(StorageError, match=r"cannot read w.onnx: Input/output"):
+        Reader(Broken(DATA), len(DATA), what="w.onnx").most(0, 1)
+
+
+@pytest.mark.parametrize(("at", "count"), [(-1, 1), (-20_000, 5), (0, -1), (1 << 70, 1), (0, 1 << 70)])
+def test_an_offset_that_no_file_has_is_malformed(at: int, count: int) -> None:
+    with pytest.raises(MalformedError) as refused:
+        Reader(io.BytesIO(DATA), len(DATA)).exactly(at, count)
+    assert 0 <= refused.value.at < 1 << 53  # a number of JSON, whatever the file says
+
+
+def test_a_name_ends_with_its_nul_wherever_blocks_end() -> None:
+    data = bytes(16_380) + b"a name over two blocks\0" + b"\xff\0" + b"x" * 5000
+    reader = Reader(io.BytesIO(data), len(data))
+    assert reader.text(16_380, len(data)) == "a name over two blocks"
+    with pytest.raises(MalformedError, match="not UTF-8"):
+        reader.text(16_403, len(data))
+    assert reader.name(16_403, len(data)) == b"\xff"
+    with pytest.raises(MalformedError, match="does not end within 10 bytes"):
+        reader.name(16_380, 16_390)
+    with pytest.raises(MalformedError, match="does not end within 4096 bytes"):
+        reader.name(16_405, len(data))
+
+
+def test_pieces_of_a_long_range_overlap() -> None:
+    data = bytes(range(256)) * (10 << 10)
+    found = list(Reader(io.BytesIO(data), len(data)).pieces(7, len(data), overlap=3))
+    assert [at for at, _ in found] == [7, 7 + (1 << 20), 7 + (2 << 20)]
+    for at, piece in found:
+        assert piece == data[at : at + (1 << 20) + 3]
 
 
 # --- protobuf ---------------------------------------------------------------------------------------------------------

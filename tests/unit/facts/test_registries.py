@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airpack.facts.reader import MalformedError
 from airpack.facts.registries import (
     TRANSFORMERS,
     VLLM_QUANTIZATION,
@@ -13,7 +14,6 @@ from airpack.facts.registries import (
     read_transformers,
     read_vllm,
 )
-from airpack.facts.window import MalformedError
 from airpack.formats.runtimefacts import TransformersFacts, VllmFacts
 
 REGISTRY = b"""\

@@ -17,7 +17,8 @@ from airpack.errors import InputError, IntegrityError, NotFoundError, StorageErr
 from airpack.facts import runtime
 from airpack.facts.runtime import read_runtime, runtime_facts
 from airpack.formats import canonical
-from airpack.formats.runtimefacts import SCHEMA, Problem, RuntimeFacts
+from airpack.formats.facts import Problem
+from airpack.formats.runtimefacts import SCHEMA, RuntimeFacts
 from airpack.types import Source
 
 ONNXRUNTIME = elf(
