@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.elves import elf, fatbin
+
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
@@ -21,7 +23,7 @@ def test_code_is_shown_with_what_it_names(airpack: Callable[..., Any]) -> None:
 
 def test_a_folder_is_one_document(airpack: Callable[..., Any]) -> None:
     document = airpack("facts", MODELS, "--json").json
-    assert set(document) == {"ok", "path", "files", "problems"}
+    assert set(document) == {"schema", "ok", "path", "files", "problems", "runtime"}
     assert (document["ok"], document["path"], document["problems"]) == (True, str(MODELS), [])
     files = {file["path"]: file for file in document["files"]}
     assert files["tiny_xnnpack.pte"]["pte"]["methods"]["forward"]["delegates"] == {"XnnpackBackend": 1}
@@ -50,3 +52,52 @@ def test_what_a_file_says_cannot_drive_a_terminal(airpack: Callable[..., Any], t
     out = airpack("facts", tmp_path).out
     assert "\x1b" not in out
     assert "\\x1b[2Jx" in out
+
+
+def test_native_code_is_shown_as_the_runtime_that_it_is_together(airpack: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "liba.so").write_bytes(
+        elf(
+            needed=["libc.so.6", "libb.so"],
+            wants={"malloc": ("libc.so.6", "GLIBC_2.28"), "b": ("", ""), "PyList_New": ("", "")},
+            sections={".nv_fatbin": fatbin((2, 90, 0, 0, 0))},
+        )
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/libb.so").write_bytes(elf(soname="libb.so", defines={"c": ""}))
+    lines = [" ".join(line.split()) for line in airpack("facts", tmp_path).out.splitlines()]
+    assert lines[lines.index("native 2 files for amd64") - 1].startswith("runtime 2 files, ")
+    assert "from host libc.so.6 GLIBC_2.28 on amd64, needed by 1" in lines
+    assert "out of path liba.so needs libb.so, which is at other/libb.so" in lines
+    assert "cuda liba.so: cubin 90" in lines
+    assert any(line.startswith("unresolved liba.so: 1 symbols, to be had from Python") for line in lines)
+    document = airpack("facts", tmp_path, "--json").json
+    assert document["runtime"]["schema"] == "airpack.runtime-facts/1"
+
+
+def test_projects_are_shown_with_what_they_lack(airpack: Callable[..., Any], tmp_path: Path) -> None:
+    info = tmp_path / "demo-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: demo\nVersion: 1.0\nRequires-Dist: numpy>=2\n\n")
+    (info / "WHEEL").write_text("Tag: py3-none-any\n")
+    lines = [" ".join(line.split()) for line in airpack("facts", tmp_path).out.splitlines()]
+    assert "project demo 1.0" in lines
+    assert "pin demo needs numpy>=2; none is here" in lines
+
+
+def test_what_engines_read_is_shown(airpack: Callable[..., Any], tmp_path: Path) -> None:
+    corpus = Path(__file__).resolve().parents[1] / "fuzz/corpus"
+    for name in ("onnxruntime", "llama", "ggml"):
+        (tmp_path / f"lib{name}.so").write_bytes((corpus / f"elf/seed-{name}").read_bytes())
+    for name, path in (
+        ("vllm", "vllm/model_executor/models/registry.py"),
+        ("transformers", "transformers/models/auto/configuration_auto.py"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes((corpus / f"registry/seed-{name}").read_bytes())
+    lines = [" ".join(line.split()) for line in airpack("facts", tmp_path).out.splitlines()]
+    assert "onnxruntime IR 10, opsets ai.onnx 21" in lines
+    assert "llama.cpp 9 architectures, 8 pre-tokenizers" in lines
+    assert "ggml unknown tensor types" in lines
+    assert any(line.startswith("build 5590") for line in lines)
+    assert "vllm no version: 1 architectures" in lines
+    assert "transformers no version: 2 model types" in lines

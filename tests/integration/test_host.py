@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airpack.cli import anyone
+from airpack.cli.host import highest
 from airpack.facts.host import read_host
 from airpack.formats import canonical
 from airpack.formats.hostfacts import HostFacts
@@ -58,6 +58,6 @@ def test_what_is_unknown_is_said(monkeypatch: pytest.MonkeyPatch, airpack: Calla
 
 def test_the_highest_version_of_each_family_is_shown() -> None:
     versions = ("GLIBC_2.9", "GLIBC_2.36", "GLIBC_2.4", "GLIBC_PRIVATE", "GLIBC_ABI_DT_RELR")
-    assert anyone._highest(versions) == ["GLIBC_2.36"]
-    assert anyone._highest(("GLIBCXX_3.4.9", "GLIBCXX_3.4.30", "CXXABI_1.3.13")) == ["CXXABI_1.3.13", "GLIBCXX_3.4.30"]
-    assert anyone._highest(()) == []
+    assert highest(versions) == ["GLIBC_2.36"]
+    assert highest(("GLIBCXX_3.4.9", "GLIBCXX_3.4.30", "CXXABI_1.3.13")) == ["CXXABI_1.3.13", "GLIBCXX_3.4.30"]
+    assert highest(()) == []

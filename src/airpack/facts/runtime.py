@@ -53,6 +53,16 @@ _ONNXRUNTIME: Final = (b"OrtGetApiBase", b"PyInit_onnxruntime_pybind11_state")
 _T = TypeVar("_T")
 
 
+def tells(path: str, name: str) -> bool:
+    """Return whether a file is one that says what a runtime is: native code, a wheel, a project, or a registry.
+
+    Args:
+        path: The file, below the runtime's folder.
+        name: What `facts.identify` says that it is.
+    """
+    return name == "elf" or path.endswith((".whl", ".dist-info/METADATA")) or path in _SOURCES
+
+
 def runtime_facts(path: Path) -> RuntimeFacts:
     """Return what a runtime is.
 

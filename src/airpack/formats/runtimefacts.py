@@ -437,6 +437,11 @@ class RuntimeFacts:
     transformers: TransformersFacts | None = None
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def all_problems(self) -> tuple[Problem, ...]:
+        """All that could not be read, those of the closure included."""
+        return (*self.problems, *(() if self.closure is None else self.closure.problems))
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         value: dict[str, Any] = _plain(self)

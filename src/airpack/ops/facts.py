@@ -1,17 +1,24 @@
-"""Facts: what a file, or each file of a folder, is by its bytes. Needs no workspace and no site, changes nothing."""
+"""Facts: what a file, or each file of a folder, is by its bytes, and what runtime they are together, if one.
+
+Needs no workspace and no site, changes nothing.
+"""
 
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from airpack import fsops
 from airpack.errors import IncompatibleError, InputError, IntegrityError, StorageError
 from airpack.facts.model import fit_together, read_facts
-from airpack.formats.facts import Facts, ModelFacts, Problem
+from airpack.facts.runtime import runtime_facts, tells
+from airpack.formats.facts import Facts, ModelFacts, Problem, clip
+from airpack.formats.runtimefacts import RuntimeFacts
 from airpack.types import Limits
+
+SCHEMA: Final = "airpack.facts-report/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,24 +27,33 @@ class Found:
 
     Attributes:
         path: The file or folder.
-        facts: What is there.
+        facts: What is there, file by file.
+        runtime: What runtime that is; None where it is none, or cannot be read as one.
+        unread: Why it cannot be read as one, if so.
     """
 
     path: Path
     facts: ModelFacts
+    runtime: RuntimeFacts | None = None
+    unread: tuple[Problem, ...] = ()
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All that is wrong, each with its path."""
-        return self.facts.all_problems
+        """All that is wrong, each with its path; of a file that is no model, what it lacks as part of a runtime."""
+        own = self.facts.all_problems
+        said = {item.path for item in own}
+        runtime = () if self.runtime is None else self.runtime.all_problems
+        return (*own, *(item for item in runtime if item.path not in said), *self.unread)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON view."""
         return {
+            "schema": SCHEMA,
             "ok": not self.problems,
             "path": str(self.path),
             "files": self.facts.document()["files"],
             "problems": [{"path": item.path, "reason": item.reason, "at": item.at} for item in self.problems],
+            "runtime": None if self.runtime is None else self.runtime.to_dict(),
         }
 
     def check(self) -> None:
@@ -59,6 +75,7 @@ class Found:
 def find_facts(path: Path) -> Found:
     """Return what the file at `path`, or each file below the folder at `path`, is, and what is wrong with it.
 
+    Where one is native code, a wheel, or part of a Python project, all are read as a runtime too.
     `path` itself may be a link; below it none is followed, as none is packed.
 
     Raises:
@@ -70,7 +87,7 @@ def find_facts(path: Path) -> Found:
     real = _real(path)
     if not _is_folder(real):
         try:
-            return Found(path, ModelFacts((_facts(real, path.name),)))
+            return _with_runtime(path, real, ModelFacts((_facts(real, path.name),)))
         except IntegrityError as error:
             raise InputError(f"{path} is neither a file nor a folder", path=str(path)) from error
     found: list[Facts] = []
@@ -79,7 +96,18 @@ def find_facts(path: Path) -> Found:
             raise InputError(f"{path} holds more than {Limits.FILES} files", path=str(path))
         found.append(_below(file, file.relative_to(real).as_posix()))
     files = tuple(found)
-    return Found(path, ModelFacts(files, fit_together(files)))
+    return _with_runtime(path, real, ModelFacts(files, fit_together(files)))
+
+
+def _with_runtime(path: Path, real: Path, facts: ModelFacts) -> Found:
+    """Return what was found, with what runtime the files are together."""
+    if not any(tells(file.path, file.format) for file in facts.files):
+        return Found(path, facts)
+    try:
+        return Found(path, facts, runtime_facts(real))
+    except (InputError, IntegrityError) as error:  # a wheel that is none, or is not what it says: unknown, and said so
+        name = "." if _is_folder(real) else path.name
+        return Found(path, facts, unread=(Problem(clip(error.message, 1000), None, name),))
 
 
 def _real(path: Path) -> Path:

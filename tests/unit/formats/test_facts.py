@@ -1,16 +1,19 @@
 """The document of facts: one form for one set of facts, closed and bounded."""
 
+import json
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from airpack.errors import IntegrityError
-from airpack.formats import canonical
+from airpack.formats import canonical, facts, runtimefacts
 from airpack.formats.facts import (
     KINDS,
     LARGEST,
@@ -26,6 +29,9 @@ from airpack.formats.facts import (
     TorchFacts,
     clip,
 )
+from airpack.formats.runtimefacts import RuntimeFacts
+
+SCHEMAS = Path(__file__).parents[3] / "manifests" / "schemas"
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=5)
 NUMBERS = st.integers(-LARGEST, LARGEST)
@@ -59,6 +65,33 @@ FILES = instances(Facts)
 MODELS = st.builds(
     ModelFacts, st.lists(FILES, max_size=3).map(tuple), st.lists(instances(Problem), max_size=2).map(tuple)
 )
+
+
+@given(MODELS)
+def test_every_document_is_of_its_schema(model: ModelFacts) -> None:
+    validator = Draft202012Validator(json.loads((SCHEMAS / "facts.schema.json").read_text()))
+    assert [error.message for error in validator.iter_errors(json.loads(model.emit()))] == []
+
+
+RUNTIMES = instances(RuntimeFacts)
+
+
+@given(RUNTIMES)
+def test_every_document_of_a_runtime_is_of_its_schema(runtime: RuntimeFacts) -> None:
+    validator = Draft202012Validator(json.loads((SCHEMAS / "runtime-facts.schema.json").read_text()))
+    assert [error.message for error in validator.iter_errors(json.loads(runtime.emit()))] == []
+
+
+@pytest.mark.parametrize("name", ["facts", "runtime-facts"])
+def test_a_schema_knows_the_fields_that_there_are_and_no_others(name: str) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    for each, table in schema["$defs"].items():
+        if each == "number":
+            continue
+        cls = getattr(runtimefacts, each, None) or getattr(facts, each)
+        names = {field.name for field in fields(cls)} | (KINDS.keys() if cls is Facts else set())
+        assert table["properties"].keys() == names - {"says"}, each
+        assert table["additionalProperties"] is False, each
 
 
 @given(MODELS)

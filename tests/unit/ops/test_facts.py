@@ -1,14 +1,22 @@
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+from tests.elves import elf
 
 from airpack.errors import IncompatibleError, InputError, NotFoundError
+from airpack.facts import registries
 from airpack.formats.facts import HfConfigFacts, OnnxFacts
 from airpack.ops.facts import find_facts
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
+SCHEMAS = Path(__file__).resolve().parents[3] / "manifests" / "schemas"
+LIBRARY = elf(soname="liba.so", needed=["libc.so.6"], wants={"malloc": ("libc.so.6", "GLIBC_2.28")})
 
 
 @pytest.fixture
@@ -81,3 +89,75 @@ def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
 
 def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
     assert find_facts(tmp_path).facts.files == ()
+
+
+# --- with a runtime ---------------------------------------------------------------------------------------------------
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """Return what the schema of the report says against a document."""
+    schemas = [json.loads((SCHEMAS / f"{name}.schema.json").read_text()) for name in ("facts", "runtime-facts")]
+    known: Registry[Any] = Registry().with_resources((each["$id"], Resource.from_contents(each)) for each in schemas)
+    report = json.loads((SCHEMAS / "facts-report.schema.json").read_text())
+    return [error.message for error in Draft202012Validator(report, registry=known).iter_errors(document)]
+
+
+def test_a_model_is_no_runtime(folder: Path) -> None:
+    found = find_facts(folder)
+    assert found.runtime is None
+    assert found.document()["runtime"] is None
+    assert faults(found.document()) == []
+
+
+def test_a_folder_with_native_code_is_a_runtime_too(folder: Path) -> None:
+    (folder / "liba.so").write_bytes(LIBRARY)
+    found = find_facts(folder)
+    assert found.runtime is not None
+    assert found.runtime.files == len(found.facts.files) == 4
+    (native,) = found.runtime.native
+    assert [(need.library, need.version) for need in native.versions] == [("libc.so.6", "GLIBC_2.28")]
+    assert [type(file.says) for file in found.facts.files if file.says] == [HfConfigFacts, OnnxFacts]
+    assert found.document()["runtime"] == found.runtime.to_dict()
+    assert found.problems == ()
+    assert faults(found.document()) == []
+
+
+def test_one_native_file_is_a_runtime(tmp_path: Path) -> None:
+    (tmp_path / "liba.so").write_bytes(LIBRARY)
+    found = find_facts(tmp_path / "liba.so")
+    assert found.runtime is not None
+    assert [native.soname for native in found.runtime.native] == ["liba.so"]
+
+
+@pytest.mark.parametrize("path", ["demo-1.0.dist-info/METADATA", registries.VLLM_REGISTRY])
+def test_what_is_a_runtime_need_not_be_native(path: str, tmp_path: Path) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_bytes(b"Name: demo\nVersion: 1.0\n\n")
+    assert find_facts(tmp_path).runtime is not None
+
+
+def test_what_a_runtime_lacks_is_a_problem_of_the_whole(folder: Path) -> None:
+    (folder / "liba.so").write_bytes(LIBRARY[:100])
+    found = find_facts(folder)
+    assert [problem.path for problem in found.problems] == ["liba.so"]
+    assert faults(found.document()) == []
+    with pytest.raises(IncompatibleError, match=r"liba.so: "):
+        found.check()
+
+
+def test_a_link_beside_native_code_is_one_problem(tmp_path: Path) -> None:
+    (tmp_path / "liba.so.1").write_bytes(LIBRARY)
+    (tmp_path / "liba.so").symlink_to("liba.so.1")
+    (problem,) = find_facts(tmp_path).problems
+    assert (problem.path, problem.reason) == ("liba.so", "a link or a device, which is never packed")
+
+
+def test_a_wheel_that_is_none_is_a_problem_and_the_rest_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "demo-1.0-py3-none-any.whl").write_bytes(b"PK no wheel")
+    for path, name in ((tmp_path, "."), (tmp_path / "demo-1.0-py3-none-any.whl", "demo-1.0-py3-none-any.whl")):
+        found = find_facts(path)
+        assert (found.runtime, len(found.facts.files)) == (None, 1)
+        assert [(problem.path, "demo-1.0" in problem.reason) for problem in found.unread] == [(name, True)]
+        assert faults(found.document()) == []
+        with pytest.raises(IncompatibleError, match=r"demo-1\.0"):
+            found.check()
