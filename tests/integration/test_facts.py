@@ -101,3 +101,26 @@ def test_what_engines_read_is_shown(airpack: Callable[..., Any], tmp_path: Path)
     assert any(line.startswith("build 5590") for line in lines)
     assert "vllm no version: 1 architectures" in lines
     assert "transformers no version: 2 model types" in lines
+
+
+def test_what_contradicts_or_is_missing_in_a_runtime_is_shown(airpack: Callable[..., Any], tmp_path: Path) -> None:
+    info = tmp_path / "demo-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: demo\nVersion: 1.0\n\n")
+    (info / "WHEEL").write_text("Tag: cp311-abi3-manylinux_2_17_x86_64\n")
+    (info / "RECORD").write_text("demo/a.abi3.so,,\n")
+    (tmp_path / "demo").mkdir()
+    wants = {"malloc": ("libc.so.6", "GLIBC_2.28"), "b": ("libb.so", "B_2")}
+    (tmp_path / "demo/a.abi3.so").write_bytes(elf(needed=["libb.so", "libc.so.6"], runpath="$ORIGIN", wants=wants))
+    (tmp_path / "demo/libb.so").write_bytes(elf(soname="libb.so", provides=["B_1"], defines={"b": "B_1"}))
+    lines = [" ".join(line.split()) for line in airpack("facts", tmp_path).out.splitlines()]
+    assert "missing demo/a.abi3.so needs B_2 of demo/libb.so" in lines
+    assert "contradiction manylinux_2_17_x86_64, but demo/a.abi3.so needs GLIBC_2.28" in lines
+
+
+def test_only_so_many_rows_of_one_kind_are_shown(airpack: Callable[..., Any], tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"lib{number}.so").write_bytes(elf(needed=[f"libx{number}.so"]))
+    lines = [" ".join(line.split()) for line in airpack("facts", tmp_path).out.splitlines()]
+    rows = [line for line in lines if line.startswith("from host ")]
+    assert (len(rows), rows[-1]) == (41, "from host 10 more")
