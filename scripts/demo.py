@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 REPOSITORY = Path(__file__).resolve().parent.parent
 AIRPACK = Path(sys.executable).parent / "airpack"
 SPECS = REPOSITORY / "manifests"
-DONE, REFUSED_BYTES, REFUSED_PROBE = 0, 10, 12
+DONE, REFUSED_PROBE, DAMAGED = 0, 12, 30
 
 
 class Story:
@@ -169,7 +169,7 @@ def tampering(story: Story) -> None:
         stream.seek(place)
         stream.write(bytes([byte ^ 1]))
     print(f"(byte {place} of {volume.name} changed from {byte:#04x} to {byte ^ 1:#04x})")
-    told = story.run("import", "medium-tampered", "--site", "site", expect=REFUSED_BYTES, offline=True)
+    told = story.run("import", "medium-tampered", "--site", "site", expect=DAMAGED, offline=True)
     if volume.name not in told:
         fail("the refusal does not name the volume")
     story.must_run("1.0.0")

@@ -252,7 +252,7 @@ def exits_page() -> str:
         json.dumps({"error": _EXAMPLE}, indent=2),
         "```",
         "",
-        "`verify`, `unpack`, `audit verify` and `fsck` print their own document with `ok` false beside `error`.",
+        "`verify`, `unpack`, `facts`, `audit verify`, `fsck` print their own document with `ok` false beside `error`.",
         "A `write` that found no room for everything prints its own keys: what it wrote, and what is left.",
         "`activate` and `rollback` print their own keys, `active` with what runs now among them.",
         "An `import` that is refused before its volumes are read prints `checks`.",

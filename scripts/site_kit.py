@@ -55,6 +55,7 @@ MODULES: Final = (
     "airpack.evidence.audit",
     "airpack.ops.activate",
     "airpack.ops.build",
+    "airpack.ops.audit",
     "airpack.ops.evidence",
     "airpack.ops.import_",
     "airpack.ops.maintain",

@@ -42,6 +42,8 @@ def write_weights(path: Path, size: int, seed: int, dtype: str = "BF16") -> None
 def write_tuned(source: Path, target: Path, share: float, relative: float, seed: int) -> None:
     """Write a copy of a bf16 file in which a share of the tensors is changed by a relative Gaussian error.
 
+    As when weights are tuned in fp32 and rounded afterwards: changed are numbers that round to those of `source`.
+
     Args:
         source: A safetensors file of `BF16`, as `write_weights` writes it.
         target: The copy.
@@ -63,9 +65,11 @@ def write_tuned(source: Path, target: Path, share: float, relative: float, seed:
             for size in _pieces(stop - start):
                 data = reader.read(size)
                 if is_changed:
-                    weights = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-                    weights = weights * (1 + relative * random.standard_normal(weights.shape, dtype=np.float32))
-                    data = _bf16(weights)
+                    bits = np.frombuffer(data, "<u2").astype(np.int64) << 16
+                    master = (
+                        (bits + random.integers(-(1 << 15), 1 << 15, bits.shape)).astype(np.uint32).view(np.float32)
+                    )
+                    data = _bf16(master * (1 + relative * random.standard_normal(bits.shape, dtype=np.float32)))
                 writer.write(data)
 
 

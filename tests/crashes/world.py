@@ -20,8 +20,9 @@ from airpack.errors import AirpackError
 from airpack.evidence.records import Event, Phase, Record
 from airpack.ops import maintain
 from airpack.ops.activate import activate, rollback
+from airpack.ops.audit import audit_evidence
 from airpack.ops.build import build
-from airpack.ops.evidence import audit_evidence, export_evidence
+from airpack.ops.evidence import export_evidence
 from airpack.ops.generations import damage, load_release
 from airpack.ops.import_ import import_package
 from airpack.ops.recover import exclusive

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import zstandard
+from tests.elves import elf, fatbin
 from tests.fuzz.mutate import PREFIX, record
 
 from airpack.evidence.archive import MAX_ENTRIES, write_archive
@@ -135,6 +136,64 @@ def models(size: int) -> dict[str, bytes]:
     }
 
 
+def flatbuffers(size: int) -> dict[str, bytes]:
+    """Return flatbuffers whose vectors lead to very many tables, distinct or always the same."""
+    vtable = struct.pack("<8H", 16, 28, *range(4, 28, 4))
+    count = size // 24
+
+    def root(identifier: bytes, tables: bytes, offsets: bytes) -> bytes:
+        # The root's six fields all lead to the one vector behind it.
+        start = 8 + len(vtable)
+        table = struct.pack("<i6I", len(vtable), *(28 - 4 * number for number in range(1, 7)))
+        vector = struct.pack("<I", len(offsets) // 4) + offsets
+        return struct.pack("<I", start) + identifier + vtable + table + vector + tables
+
+    row = struct.pack("<HHi", 4, 4, 4)  # an empty vtable, and a table of nothing
+    distinct = b"".join(struct.pack("<I", 4 * (count - number) + 8 * number + 4) for number in range(count))
+    same = b"".join(struct.pack("<I", 4 * (count - number) + 4) for number in range(count))
+    return {
+        f"{name} {identifier.decode()}": root(identifier, row * count, offsets)
+        for name, offsets in (("distinct", distinct), ("same", same))
+        for identifier in (b"ET12", b"TFL3")
+    }
+
+
+def pickles(size: int) -> dict[str, bytes]:
+    """Return pickles that keep as much, name as much, or go on as long as there is room for."""
+    names = b"".join(b"cm\nn%06x\n0" % number for number in range(size // 12))
+    puts = b"".join(b"r" + struct.pack("<I", number) for number in range(size // 5))
+    return {
+        "lists": b"\x80\x02" + b"]" * (size - 3) + b".",
+        "marks": b"\x80\x02" + b"(" * (size - 3) + b".",
+        "texts": b"\x80\x04" + b"\x8c\x01a" * (size // 3 - 1),
+        "remembered": b"\x80\x04" + b"]\x94" * (size // 2 - 1),
+        "numbers": b"\x80\x02]" + puts[: size - 3],
+        "names": b"\x80\x02" + names[: size - 3],
+        "lines": b"I1\n" * (size // 3),
+        "one line": b"I" + b"1" * (size - 1),
+        "pickles": b"\x80\x02N." * (size // 4),
+    }
+
+
+def torches(size: int) -> dict[str, bytes]:
+    """Return ZIP files of many empty files, and of pickles that unpack to much."""
+    many = {f"m/{number:x}.pkl": b"N." for number in range(size // 130)}
+    return {
+        "many": _stored(many, zipfile.ZIP_STORED),
+        "packed": _stored({"m/data.pkl": b"]" * (8 << 20)}, zipfile.ZIP_DEFLATED),
+        "programs": _stored({"m/models/m.json": b'{"target":"a"}' * (1 << 20)}, zipfile.ZIP_DEFLATED),
+        **{f"pickle of {name}": _stored({"m/data.pkl": data[: size - 200]}) for name, data in pickles(size).items()},
+    }
+
+
+def _stored(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data, method)
+    return out.getvalue()
+
+
 def wheels(size: int) -> dict[str, bytes]:
     """Return wheels of many empty files, and of one that unpacks to much."""
     info = "demo-1.0.dist-info"
@@ -152,6 +211,53 @@ def arrays(_size: int) -> dict[str, bytes]:
     out = io.BytesIO()
     np.savez_compressed(out, **{"input/x": np.zeros(UNPACKED // 8), "expected/y": np.zeros(UNPACKED // 8)})  # type: ignore[arg-type]
     return {"zeros": out.getvalue()}
+
+
+def elves(size: int) -> dict[str, bytes]:
+    """Return ELF files of about `size` bytes: of as many of each thing as there is room for."""
+    room = size - 16384
+    names = [f"symbol_{number:07}" for number in range(room // 64)]
+    return {
+        "wanted": elf(wants=dict.fromkeys(names, ("", ""))),
+        "defined": elf(defines=dict.fromkeys(names, "")),
+        "defined in an older table": elf(defines=dict.fromkeys(names, ""), older=True),
+        "needed": elf(needed=names[:900]),
+        "versions": elf(versions={"libc.so.6": [f"V_{number}" for number in range(room // 40)]}),
+        "provided": elf(provides=[f"V_{number}" for number in range(room // 60)]),
+        "pointers": elf(pointers=dict.fromkeys(range(room // 24), 1024), defines={"ggml_type_name": ""}),
+        "packed pointers": elf(data=bytes(room // 2), packed=[1024, *[(1 << 64) - 1] * (room // 1024)]),
+        "code": elf(sections={".nv_fatbin": fatbin(*[(2, 90, 0, 0, 0)] * (room // 64), payload=0)}),
+        "kinds of code": elf(
+            sections={".nv_fatbin": fatbin(*((2, number, 0, 0, 0) for number in range(room // 64)), payload=0)}
+        ),
+        "fatbins": elf(sections={".nv_fatbin": fatbin() * (room // 16)}),
+        "names": elf(data=b"\0" + b"a\0" * (room // 2)),
+        "opsets": elf(data=b"RegisterOpSetSchemaINS_16OpSet_Onnx_ver21E\0" * (room // 50)),
+    }
+
+
+def registries(size: int) -> dict[str, bytes]:
+    """Return source files of about `size` bytes whose tables cost as much as a table can."""
+    room = min(size, (96 << 10) - 100)
+
+    def table(item: bytes) -> bytes:
+        return b"CONFIG_MAPPING_NAMES = {" + item * (room // len(item)) + b"}\n"
+
+    most = b"CONFIG_MAPPING_NAMES = {" + b",".join(b"'%06x':'a'" % number for number in range(8000)) + b"}\n"
+    return {
+        "names": table(b"a,"),
+        "texts": table(b"'':'',"),
+        "lists": table(b"[],"),
+        "signs": b"CONFIG_MAPPING_NAMES = " + b"-" * room + b"1",
+        "calls": b"CONFIG_MAPPING_NAMES = a" + b"()" * (room // 2),
+        "attributes": b"CONFIG_MAPPING_NAMES = a" + b".a" * (room // 2),
+        "sums": b"CONFIG_MAPPING_NAMES = 1" + b"+1" * (room // 2),
+        "brackets": b"CONFIG_MAPPING_NAMES = " + b"(" * room,
+        "most": most * (size // len(most)),
+        "many": b"CONFIG_MAPPING_NAMES={}\n" * (size // 24),
+        "lines": b"\n" * size,
+        "starred": b"MODEL_X_MAPPING_NAMES = [" + b"*MODEL_X_MAPPING_NAMES," * (room // 24) + b"]",
+    }
 
 
 def _packed(members: dict[str, bytes]) -> bytes:

@@ -13,10 +13,12 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from tests import elves
 from tests.fuzz import bulk, forge
 from tests.fuzz.mutate import PREFIX, record
 from tests.fuzz.targets import ECDSA
@@ -27,8 +29,11 @@ from airpack.evidence.archive import write_archive
 from airpack.evidence.audit import AuditorState
 from airpack.evidence.merkle import Frontier, leaf_hash
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, Subject, Value
+from airpack.facts.model import read_facts
 from airpack.formats import bundle, dsse, head, journal, oci
 from airpack.formats.canonical import emit
+from airpack.formats.facts import ModelFacts
+from airpack.formats.hostfacts import Disk, Gpu, HostFacts, Isa, Library, Now, Unknown
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo
 from airpack.formats.probe import Probe
 from airpack.formats.release import ModelPart, PackedFile, ReleaseDocs, RuntimePart, assemble
@@ -49,6 +54,7 @@ from airpack.transport import codec
 from airpack.types import Descriptor, Digest
 
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
+MODELS: Final = Path(__file__).resolve().parent.parent / "models"
 
 Seeds = Iterator[tuple[str, str, bytes]]  # target, name, input
 
@@ -391,12 +397,126 @@ def files() -> Seeds:
         yield "identify", name, data
     for name, data in _models().items():
         yield "tensors", name, data
+        yield name, "own", data
     arrays = {"input/x": np.zeros((2, 3), "<f4"), "expected/y": np.ones((2,), "<i8")}
     for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         members = {f"{name}.npy": _array(array) for name, array in arrays.items()}
         yield "golden", f"arrays-{kind}", _zip(members, kind)
     yield "wheel", "demo", _zip(_wheel())
     yield "wheel", "demo-packed", _zip(_wheel(), zipfile.ZIP_DEFLATED)
+
+
+def facts() -> Seeds:
+    """Yield model files of every format that facts are read of; the larger ones are those of tests/models."""
+    for target, name in (
+        ("pte", "tiny_portable.pte"),
+        ("pte", "tiny_xnnpack.pte"),
+        ("tflite", "tiny_add.tflite"),
+        ("coreml", "tiny.mlmodel"),
+        ("coreml", "tiny.mlpackage/Data/com.apple.CoreML/model.mlmodel"),
+        ("torch", "tiny_state_dict.pt"),
+        ("torch", "tiny.ts.pt"),
+        ("onnx", "tiny_ext.onnx"),
+        ("safetensors", "tiny.safetensors"),
+        ("model", "tiny_add.tflite"),
+        ("model", "tiny_state_dict.pt"),
+    ):
+        yield target, Path(name).name, (MODELS / name).read_bytes()
+    values = [1, {"a": "b"}, Digest, b"bytes", (1.5, None), frozenset({True})]
+    for protocol in range(6):
+        yield "pickles", f"protocol-{protocol}", pickle.dumps(values, protocol)
+    yield "pickles", "inst", b"(S'id'\nios\nsystem\n."
+    yield "pickles", "remembered", b"\x80\x04\x8c\x02os\x94\x8c\x06system\x9400h\x00h\x01\x93)R."
+    program = b'{"schema_version":{"major":8,"minor":2},"opset_version":{"aten":10},"torch_version":"2.9",'
+    program += b'"nodes":[{"target":"torch.ops.aten.add.Tensor"}]}'
+    inner = _zip({"i/data.pkl": pickle.dumps(Digest, 2)})
+    exported = {"m/archive_format": b"pt2", "m/version": b"0", "m/models/m.json": program, "m/data/x.pt": inner}
+    native = {"m/data/aotinductor/l.so": b"\x7fELF", "m/data/aotinductor/l_metadata.json": b'{"AOTI_MACHINE":"x86_64"}'}
+    yield "torch", "exported", _zip(exported | native)
+    config = {"model_type": "llama", "auto_map": {"AutoModel": "m.X"}, "rope_scaling": {"factor": 8.0}, "bits": 4}
+    merges = [["a", "b"]]
+    tokenizer = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {'"': 1}, "merges": merges}}
+    index = {"metadata": {"total_size": 7}, "weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}
+    settings = {"tokenizer_class": "T", "chat_template": [{"name": "default", "template": "{% set x = 1 %}"}]}
+    for name, value in (("config", config), ("tokenizer", tokenizer), ("index", index), ("settings", settings)):
+        yield "hf", name, json.dumps(value, indent=1).encode()
+        yield "model", name, json.dumps(value).encode()
+    yield "model", "jinja", b"{%- for m in messages %}{{ m }}{% endfor %}"
+    yield "model", "plan", b"ftrt" + b"\0" * 20 + bytes([10, 1, 0, 0])
+    yield "model", "gguf", _models()["gguf"]
+    for name in ("tiny_add.tflite", "tiny_state_dict.pt", "config.json", "tiny_ext.onnx", "tiny.safetensors"):
+        data = (MODELS / name).read_bytes()
+        yield "facts", name, ModelFacts((read_facts(name, io.BytesIO(data), len(data)),)).emit()
+
+
+def runtimes() -> Seeds:
+    """Yield native files, runtimes as ZIP files of their files, registries, and what is read of hosts."""
+    made = {
+        "library": elves.elf(
+            soname="liba.so.1",
+            needed=["libc.so.6", "libb.so"],
+            runpath="$ORIGIN",
+            wants={"malloc": ("libc.so.6", "GLIBC_2.2.5"), "b": ("", "")},
+            provides=["A_1"],
+            defines={"a": "A_1"},
+            notes=[(3, bytes(20)), (5, struct.pack("<III4x", 0xC0008002, 4, 7))],
+        ),
+        "program": elves.elf(kind=2, interpreter="/lib64/ld-linux-x86-64.so.2", older=True, defines={"main": ""}),
+        "narrow": elves.elf(wide=False, machine=40, wants={"x": ("libc.so.6", "GLIBC_2.4")}, rpath="/x"),
+        "turned": elves.elf(order=">", machine=22, provides=["V_1"], defines={"x": "V_1"}),
+        "cuda": elves.elf(
+            sections={".nv_fatbin": elves.fatbin((1, 90, 0, 8, 5), (2, 90, 0x100000, 0, 0)), ".text": b""}
+        ),
+        "onnxruntime": elves.elf(data=_ONNXRUNTIME, defines={"OrtGetApiBase": "", "PyInit_m": ""}),
+        "llama": elves.elf(data=_LLAMA, defines={"llama_backend_init": ""}),
+        "ggml": elves.elf(
+            data=_GGML,
+            defines={"ggml_type_name": "", "ggml_version": "", "LLAMA_BUILD_NUMBER": "", "LLAMA_COMMIT": ""},
+            places={
+                "ggml_version": (elves.DATA + 176, 8),
+                "LLAMA_BUILD_NUMBER": (elves.DATA + 184, 4),
+                "LLAMA_COMMIT": (elves.DATA + 8, 8),
+            },
+            pointers={elves.DATA + 8 + 56 * number: elves.DATA + 4 * number for number in range(3)},
+        ),
+    }
+    for name, data in made.items():
+        yield "elf", name, data
+    yield "runtime", "wheel", _zip(_wheel() | {"demo/m.cpython-311-x86_64-linux-gnu.so": made["onnxruntime"]})
+    yield "runtime", "llama", _zip({"libllama.so": made["llama"], "libggml-base.so": made["ggml"]})
+    yield (
+        "runtime",
+        "vllm",
+        _zip(
+            {
+                "vllm/model_executor/models/registry.py": _REGISTRY,
+                "vllm-0.33.0.dist-info/METADATA": b"Name: vllm\nVersion: 0.33.0\nRequires-Dist: torch==2.14.0\n\n",
+                "vllm-0.33.0.dist-info/RECORD": b"vllm/_C.abi3.so,,\n",
+                "vllm-0.33.0.dist-info/WHEEL": b"Tag: cp38-abi3-manylinux_2_28_x86_64\n",
+                "vllm/_C.abi3.so": made["cuda"],
+                "torch-2.14.0.dist-info/METADATA": b"Name: torch\nVersion: 2.14.0\n",
+            }
+        ),
+    )
+    yield "registry", "vllm", _REGISTRY
+    yield "registry", "transformers", _TRANSFORMERS
+    yield "host", "facts", _host().emit()
+    yield (
+        "host",
+        "unknown",
+        replace(_host(), isa=None, gpus=None, libraries=None, now=Now(1, None, None, None, 1, (), ())).emit(),
+    )
+    yield (
+        "host",
+        "nvml",
+        b'{"cuda":13000,"driver":"580.1","gpus":[{"capability":[9,0],"memory":[80,79],"name":"H100","parts":false}]}',
+    )
+    yield "host", "cpuinfo", b"flags : sse sse2 avx avx2\nFeatures : fp sve\nisa : rv64imafdc_zba\n"
+    yield "host", "meminfo", b"MemTotal: 8 kB\nMemAvailable: 4 kB\ninactive_file 5\n"
+    yield "host", "cgroup", b"4:memory:/job\n3:cpu,cpuacct:/job\n0::/\n"
+    yield "host", "topology", b"simd_count 4\ngfx_target_version 90402\ndrm_render_minor 128\n"
+    yield "host", "cache", _CACHE
+    yield "host", "library", made["library"]
 
 
 def crashed() -> Seeds:
@@ -419,6 +539,27 @@ def crashed() -> Seeds:
     long = _wheel() | {"demo-1.0.dist-info/METADATA": b"Name: demo\nVersion: " + b"1" * 5000}
     record(long)
     yield "wheel", "crash-long-version", _zip(long)
+
+
+def _host() -> HostFacts:
+    return HostFacts(
+        os="linux",
+        architecture="amd64",
+        kernel="6.1.0",
+        distribution="debian 12",
+        python="3.11",
+        implementation="cpython",
+        python_tags=("py3-none-any",),
+        libc="glibc 2.36",
+        libraries={"libc.so.6": Library("/lib/libc.so.6", ("GLIBC_2.36",))},
+        sonames=("libc.so.6",),
+        isa=Isa("A Processor", "x86-64-v3", ("avx2",)),
+        gpus=(Gpu("nvidia", "H100", "9.0", 80, parts=False),),
+        drivers={"cuda": "13.0", "nvidia": "580.1"},
+        containers=("docker",),
+        now=Now(8, 4, 0, -1, 2, (79,), (Disk("/", 9, 5),)),
+        unknown=(Unknown("isa", "words"),),
+    )
 
 
 def _array(array: "np.ndarray[Any, Any]") -> bytes:
@@ -508,6 +649,35 @@ timeout = 60
 memory = "2GiB"
 """
 _PROBE: Final = b'kind = "onnxruntime"\ngolden = "golden.npz"\ncompare = "argmax"\nmin_goodput = 50\n'
+_ONNXRUNTIME: Final = (
+    b"\0ZN4onnx19RegisterOpSetSchemaINS_16OpSet_Onnx_ver21EEEvibEUlONS_8OpSchemaEE_\0Add\0Constant\0Conv\0Identity\0"
+    b"MatMul\0Reshape\0CPUExecutionProvider\0_ARRAY_API\0numpy._core\0(NumPy 1.23) but the running NumPy\0"
+)
+_LLAMA: Final = (
+    b"\0clip\0llama\0falcon\0gpt2\0bert\0phi3\0gemma\0mamba\0rwkv6\0(unknown)\0general.architecture\0"
+    b"default\0llama-bpe\0gpt-2\0phi-2\0jina-es\0jina-de\0smollm\0viking\0tekken\0%s\0"
+)
+_GGML: Final = (
+    b"f32\0f16\0"
+    + b"".join(struct.pack("<QQQQ24x", 0, elements, 0, size) for elements, size in ((1, 4), (1, 2), (32, 18)))
+    + b"\x48\x8d\x05\xf8\xff\xff\xff\xc3"
+    + struct.pack("<I", 5590)
+    + b"q4_0\0"
+)
+_REGISTRY: Final = (
+    b'_TEXT_MODELS = {"LlamaForCausalLM": ("llama", "X")}\n_VLLM_MODELS = {**_TEXT_MODELS}\n'
+    b'_PREVIOUSLY_SUPPORTED_MODELS = {"Old": "0.1"}\nQuantizationMethods = Literal["awq", "gptq"]\n'
+)
+_TRANSFORMERS: Final = (
+    b'CONFIG_MAPPING_NAMES = OrderedDict(\n    [\n        ("bert", "BertConfig"),\n    ]\n)\n'
+    b'CONFIG_MAPPING_NAMES.update({"x": "X"})\n'
+    b'MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict([*list(MODEL_MAPPING_NAMES.items()), ("a", ("A", "B"))])\n'
+)
+_CACHE: Final = (
+    struct.pack("<20sIIB3sIIII", b"glibc-ld.so.cache1.1", 1, 25, 2, b"", 0, 0, 0, 0)
+    + struct.pack("<IIIIQ", 0x0303, 72, 82, 0, 0)
+    + b"libc.so.6\0/lib/libc.so.6\0"
+)
 _RESULT: Final = (
     b'{"schema":"airpack.probe-result/1","cases":2,"runs":3,"good":6,"correct":2,"seconds":0.5,"load_ms":1,'
     b'"first_ms":1,"p50_ms":1.5,"p95_ms":2,"runtime_version":"1.0"}'
@@ -516,7 +686,8 @@ _RESULT: Final = (
 
 def every() -> Seeds:
     """Yield all seeds."""
-    yield from (*documents(), *channel(), *volumes(), *spare(), *evidence(), *files(), *crashed())
+    yield from (*documents(), *channel(), *volumes(), *spare(), *evidence(), *files(), *facts())
+    yield from (*runtimes(), *crashed())
 
 
 def main() -> None:

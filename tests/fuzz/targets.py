@@ -5,12 +5,15 @@ anything else that comes out of it is a crash, a broken law (`emit(parse(data)) 
 """
 
 import csv
-import io
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Any, Final, ParamSpec, TypeVar
@@ -42,15 +45,46 @@ from airpack.evidence.log import EvidenceLog
 from airpack.evidence.merkle import Frontier, leaf_hash, verify_consistency
 from airpack.evidence.reading import read_records
 from airpack.evidence.records import Actor, Event, Outcome, Phase, Record, Stamp, clip
+from airpack.facts import (
+    coreml,
+    fatbin,
+    gguf,
+    hf,
+    jinja,
+    llamacpp,
+    onnx,
+    onnxruntime,
+    pickles,
+    pte,
+    registries,
+    safetensors,
+    tensorrt,
+    tflite,
+    torch,
+)
+from airpack.facts import names as elf_names
+from airpack.facts.elf import Elf, facts_of
 from airpack.facts.golden import check_golden
+from airpack.facts.hostcpu import read_available, read_cpus, read_isa, read_memory
+from airpack.facts.hostgpus import parse_nvml, read_gpus
+from airpack.facts.hostlibs import parse_cache, read_libraries
 from airpack.facts.identify import identify
 from airpack.facts.licenses import of_metadata
+from airpack.facts.machine import Machine
+from airpack.facts.model import fit_together, read_facts
+from airpack.facts.notes import Notes
+from airpack.facts.projects import is_extension, read_numpy
+from airpack.facts.reader import MalformedError, Reader
+from airpack.facts.runtime import read_runtime
+from airpack.facts.symbols import Symbols
 from airpack.facts.tensors import fit, read_layout
 from airpack.facts.wheel import read_wheel
 from airpack.formats import bom, bundle, canonical, dsse, head, names, oci, packspec, sizes, times
 from airpack.formats import note as notes
 from airpack.formats.compat import CompatDoc
+from airpack.formats.facts import ModelFacts, Says
 from airpack.formats.fields import Fields
+from airpack.formats.hostfacts import HostFacts
 from airpack.formats.journal import RECORD, emit_header, parse_records, seed_of
 from airpack.formats.modelpack import read_model
 from airpack.formats.package import FileInfo, PackageManifest, VolumeInfo, is_newer
@@ -75,7 +109,7 @@ from airpack.policy.compat import Host, judge, judge_release
 from airpack.transport import codec, stored
 from airpack.transport.reader import NullSink, open_media, unpack_all
 from airpack.transport.spare import check_spare
-from airpack.types import Digest, Limits, Silent
+from airpack.types import Digest, Limits, Silent, Source
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -643,8 +677,6 @@ def _keys(data: bytes) -> None:
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
-# --- evidence ---------------------------------------------------------------------------------------------------------
-
 
 @target("formats.note", "evidence.checkpoint", mutate=mutate.lines, most=160 << 10)
 def _note(data: bytes) -> None:
@@ -760,10 +792,92 @@ def _identify(data: bytes) -> None:
 @target("facts.tensors", mutate=mutate.raw, bulk=large.models)
 def _tensors(data: bytes) -> None:
     for name in ("safetensors", "gguf", "onnx"):
-        layout = read_layout(name, io.BytesIO(data), len(data))
+        layout = read_layout(name, BytesIO(data), len(data))
         same(fit(layout.tensors, len(data)), layout.tensors)
         for tensors in layout.external.values():
             fit(tensors, len(data))
+
+
+_Read = Callable[[Reader, Notes], Says | None]
+
+
+def _told(read: _Read, data: bytes) -> Says | None:
+    """Return what a reader of facts finds; what it notes lies within the file, as far as it read."""
+    notes = Notes()
+    says = None
+    with suppress(MalformedError):
+        says = read(Reader(BytesIO(data), len(data)), notes)
+    for start, stop in (*notes.places.values(), *(code.place or (0, 0) for code in notes.code)):
+        same(0 <= start <= stop <= len(data), True)
+    for problem in notes.problems:
+        same(problem.at is None or 0 <= problem.at <= len(data), True)
+    return says
+
+
+@target("facts.gguf", "facts.reader", "facts.notes", mutate=mutate.raw, bulk=large.models)
+def _gguf(data: bytes) -> None:
+    _told(gguf.read, data)
+
+
+@target("facts.safetensors", mutate=mutate.raw, bulk=large.models)
+def _safetensors(data: bytes) -> None:
+    _told(safetensors.read, data)
+    quick = None
+    with suppress(MalformedError):
+        quick = safetensors._as_written(data[8:])
+    if quick is not None and len(data) <= _SMALL:
+        same(quick, safetensors._as_json(data[8:]))
+
+
+@target("facts.onnx", "facts.protobuf", mutate=mutate.raw, bulk=large.models)
+def _onnx(data: bytes) -> None:
+    _told(onnx.read, data)
+
+
+@target("facts.coreml", "facts.protobuf", mutate=mutate.raw, bulk=large.models)
+def _coreml(data: bytes) -> None:
+    _told(coreml.read, data)
+
+
+@target("facts.pte", "facts.flatbuffer", mutate=mutate.raw, bulk=large.flatbuffers)
+def _pte(data: bytes) -> None:
+    _told(pte.read, data)
+
+
+@target("facts.tflite", "facts.flatbuffer", mutate=mutate.raw, bulk=large.flatbuffers)
+def _tflite(data: bytes) -> None:
+    _told(tflite.read, data)
+
+
+@target("facts.pickles", mutate=mutate.raw, bulk=large.pickles)
+def _pickles(data: bytes) -> None:
+    _told(pickles.read, data)
+
+
+@target("facts.torch", "facts.zipfiles", mutate=mutate.zipped, rounds=60, bulk=large.torches)
+def _torch(data: bytes) -> None:
+    _told(torch.read, data)
+
+
+@target("facts.hf", "facts.jsonwalk")
+def _hf(data: bytes) -> None:
+    _told(hf.read, data)
+
+
+@target("facts.model", "facts.jinja", "facts.tensorrt", "formats.facts", mutate=mutate.raw, bulk=None)
+def _model(data: bytes) -> None:
+    _told(jinja.read, data)
+    _told(tensorrt.read, data)
+    found = read_facts("sub/model-00001-of-00002.gguf", BytesIO(data), len(data))
+    model = ModelFacts((found,), fit_together((found,)))
+    same(ModelFacts.parse(model.emit()), model)
+
+
+@target("formats.facts")
+def _facts(data: bytes) -> None:
+    if model := tried(IntegrityError, ModelFacts.parse, data):
+        same(model.emit(), data)
+        fit_together(model.files)
 
 
 @target("facts.wheel", mutate=mutate.wheel, rounds=60, bulk=large.wheels)
@@ -788,3 +902,113 @@ def _golden(data: bytes) -> None:
     path = forge.work() / "golden.npz"
     path.write_bytes(data)
     tried(InputError, check_golden, path)
+
+
+# --- runtimes and hosts -----------------------------------------------------------------------------------------------
+
+
+_READERS: Final = (  # each asked of every file, not only of those that look like theirs
+    fatbin.read_fatbins,
+    onnxruntime.read_onnxruntime,
+    llamacpp.read_llama,
+    llamacpp.read_ggml,
+    llamacpp.read_build,
+)
+
+
+@target(
+    "facts.elf",
+    "facts.symbols",
+    "facts.names",
+    "facts.fatbin",
+    "facts.onnxruntime",
+    "facts.llamacpp",
+    "facts.closure",
+    "facts.reader",
+    mutate=mutate.raw,
+    bulk=large.elves,
+)
+def _elf(data: bytes) -> None:
+    with suppress(MalformedError):
+        elf = Elf(Reader(BytesIO(data), len(data), what="lib.so"))
+        facts_of(elf)
+        symbols = Symbols(elf)
+        for each in islice(symbols.wanted(), 50):
+            symbols.defines(each.name, each.version)
+        elf_names.find_names(elf, ["llama", "Add"])
+    for read in _READERS:
+        with suppress(MalformedError):
+            read(Elf(Reader(BytesIO(data), len(data), what="lib.so")))
+    with suppress(MalformedError):
+        module = Elf(Reader(BytesIO(data), len(data), what="m.so"))
+        is_extension("m.so", module)
+        read_numpy("m.so", module)
+    half = len(data) // 2
+    pieces = {"lib.so": data, "other/libb.so": data[:half], "libb.so": data[half:]}
+    read_runtime([Source(path, len(piece), partial(BytesIO, piece)) for path, piece in pieces.items()]).emit()
+
+
+@target("facts.runtime", "facts.projects", "facts.registries", "facts.elf", mutate=mutate.zipped, rounds=60, bulk=None)
+def _runtime(data: bytes) -> None:
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            files = {
+                name: archive.read(name)
+                for name in archive.namelist()[:32]
+                if archive.getinfo(name).file_size < 1 << 20
+            }
+    except Exception:  # noqa: BLE001 - whatever ails a ZIP file, which is only how files come in one input
+        return
+    sources = [Source(path, len(content), partial(BytesIO, content)) for path, content in files.items()]
+    facts = read_runtime(sources)
+    same(facts.emit(), read_runtime(sources).emit())
+
+
+@target("facts.registries", mutate=mutate.lines, bulk=large.registries)
+def _registry(data: bytes) -> None:
+    with suppress(MalformedError):
+        registries.read_vllm({registries.VLLM_REGISTRY: data, registries.VLLM_QUANTIZATION: data}, "1")
+    with suppress(MalformedError):
+        registries.read_transformers(dict.fromkeys(registries.TRANSFORMERS, data), "1")
+
+
+_FILES: Final = (
+    "proc/cpuinfo",
+    "proc/meminfo",
+    "proc/self/cgroup",
+    "sys/fs/cgroup/memory.max",
+    "sys/fs/cgroup/cpu.max",
+    "sys/fs/cgroup/memory.stat",
+    "sys/bus/pci/devices/0/class",
+    "sys/bus/pci/devices/0/vendor",
+    "sys/class/kfd/kfd/topology/nodes/1/properties",
+    "proc/driver/nvidia/version",
+    "etc/ld.so.cache",
+    "lib/libc.so.6",
+)
+
+
+@target(
+    "formats.hostfacts",
+    "facts.host",
+    "facts.hostcpu",
+    "facts.hostgpus",
+    "facts.hostlibs",
+    "facts.machine",
+    rounds=80,
+)
+def _host(data: bytes) -> None:
+    if facts := tried(IntegrityError, HostFacts.parse, data):
+        same(facts.emit(), data)
+        facts.digest()
+    tried(IntegrityError, parse_nvml, data)
+    list(parse_cache(data, 0x0303))
+    machine = Machine(forge.work() / "machine")
+    for name in _FILES:
+        (machine.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (machine.root / name).write_bytes(data)
+    for architecture in ("amd64", "arm64", "riscv64"):
+        read_isa(machine, architecture)
+    read_memory(machine), read_available(machine), read_cpus(machine)
+    read_gpus(machine, lambda: data)
+    read_libraries(machine, "amd64")

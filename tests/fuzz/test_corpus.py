@@ -105,7 +105,6 @@ def test_every_format_that_is_parsed_is_fuzzed() -> None:
 
 
 NOT_FROM_OUTSIDE = {
-    "airpack.facts.host": "what it reads, the kernel wrote",
     "airpack.evidence.merkle": "hashes of fixed length, held by property tests; the audit target reaches it",
 }
 

@@ -30,7 +30,11 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["head", "settings", "names", "archive", "codec", "volume", "log", "wheel", "tensors", "golden"]
+    "name",
+    [
+        *("head", "settings", "names", "archive", "codec", "volume", "log", "wheel", "tensors", "golden"),
+        *("onnx", "tflite", "pickles", "hf", "elf", "registry"),
+    ],
 )
 def test_no_large_input_takes_more_than_64_mib_or_10_seconds(name: str, tmp_path: Path) -> None:
     done = run("-m", "tests.fuzz.watch", name, tmp_path)

@@ -1,4 +1,4 @@
-"""Commands that need no workspace and no site: inspect, verify, unpack, audit."""
+"""Commands that need no workspace and no site: inspect, verify, unpack, facts, audit, host."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from airpack.cli import output
+from airpack.cli.facts import facts
+from airpack.cli.host import host
 from airpack.cli.options import json_option, now, parse_time, progress_option
 from airpack.errors import InputError
 
@@ -197,7 +199,7 @@ def audit() -> None:
 @json_option
 def audit_verify(bundle: Path, key: Path, state: Path | None, as_json: bool) -> None:
     """Check that nothing in BUNDLE was removed, reordered or edited, and that it goes on where the last one ended."""
-    from airpack.ops.evidence import audit_evidence
+    from airpack.ops.audit import audit_evidence
 
     audited = audit_evidence(bundle, key=key, state=state)
     result = audited.result
@@ -211,4 +213,4 @@ def audit_verify(bundle: Path, key: Path, state: Path | None, as_json: bool) -> 
     output.show(audited.document(), lines, as_json=as_json)
 
 
-COMMANDS = (inspect, verify, unpack, audit)
+COMMANDS = (inspect, verify, unpack, facts, audit, host)

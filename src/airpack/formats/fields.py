@@ -80,6 +80,13 @@ class Fields:
             raise self.fail(f"'{key}' must be {name}, found {_shown(value)}")
         return value
 
+    def is_null(self, key: str) -> bool:
+        """Return whether a field stands there as null, which then counts as read."""
+        if key in self._value and self._value[key] is None:
+            self._known.add(key)
+            return True
+        return False
+
     def text(self, key: str, default: str = _MISSING, *, choices: Collection[str] = ()) -> str:
         """Return a string field; one of `choices` when given."""
         value = self._get(key, str, "a string", default)

@@ -19,7 +19,7 @@ from airpack.errors import AirpackError, InputError, NotFoundError, TrustError
 from airpack.evidence import audit
 from airpack.evidence.acknowledged import Acknowledged, Holding, follow
 from airpack.evidence.archive import read_archive
-from airpack.ops.evidence import Audited
+from airpack.ops.audit import Audited
 from airpack.ops.workspace import Workspace
 from airpack.types import Limits
 

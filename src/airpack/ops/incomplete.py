@@ -58,8 +58,8 @@ def incomplete(site: Site, manifest: PackageManifest, package: Digest, outcome: 
     error = PartialError if outcome.damage.kinds <= {Kind.MISSING} else DamagedError
     return error(
         f"{name} is not whole yet: {first.line}{more}" + (f"; {missing}" if outcome.missing else ""),
-        hint="bring these volumes again, or only what is damaged of them: on the build side, "
-        "`airpack build --repair REPORT` makes that; what was read is kept",
+        hint=f"bring these volumes again, or take {path} to the build side, where `airpack build --repair` makes what "
+        "is needed of them; what was read is kept",
         **first.error().context,
         **context,
     )

@@ -381,11 +381,16 @@ def test_an_onnx_file_that_cannot_be_has_no_tensors(graph: bytes) -> None:
     assert layout(onnx_file(graph), "onnx") == Layout()
 
 
-def test_graphs_nested_without_end_are_walked_without_recursion() -> None:
+def nested(depth: int) -> bytes:
     graph = message(5, WEIGHT)
-    for _ in range(3000):
+    for _ in range(depth):
         graph = message(1, message(5, message(6, graph)))
-    assert [each.dtype for each in layout(onnx_file(graph), "onnx").tensors] == ["fp32"]
+    return onnx_file(graph)
+
+
+def test_graphs_are_nested_as_deep_as_protobuf_allows_and_no_deeper() -> None:
+    assert [each.dtype for each in layout(nested(30), "onnx").tensors] == ["fp32"]
+    assert layout(nested(40), "onnx") == layout(nested(3000), "onnx") == Layout()
 
 
 # --- all --------------------------------------------------------------------------------------------------------------

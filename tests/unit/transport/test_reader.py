@@ -1,6 +1,9 @@
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from airpack.transport.outcome import Outcome
 from airpack.transport.planes import Buffer
 from airpack.transport.progress import Progress
 from airpack.transport.reader import NullSink, open_media, unpack, unpack_all
+from airpack.transport.writer import PackWriter
 from airpack.types import Digest
 
 MIB = 1 << 20
@@ -556,3 +560,40 @@ def test_every_refusal_is_an_error_of_airpack(forge: Make, chunk: MakeChunk) -> 
 
     with pytest.raises(AirpackError, match="header, bytes 0 to 128, is damaged: it is not an airpack volume"):
         verify(package)
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from airpack.formats.package import PackageManifest
+from airpack.transport.reader import NullSink, unpack_all
+from airpack.types import Digest
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1]) >> 10
+
+payload = Path(sys.argv[1]).read_bytes()
+manifest = PackageManifest.parse(payload)
+before = peak()
+wanted = {file.digest for file in manifest.files}
+unpack_all(manifest, Digest.of(payload), [Path(sys.argv[1]).parent], wanted=wanted, sink=NullSink())
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(("solid", "most"), [(True, 192 - 80), (False, 128 - 80)])
+def test_reading_takes_no_more_memory_than_is_promised(tmp_path: Path, source: Any, solid: bool, most: int) -> None:
+    """128 MiB for weights, 192 MiB with runtimes, of which a program that imports takes 80 by itself."""
+    half = b"".join(NOISE[: 32 << 10] + bytes(32 << 10) for _ in range(16))  # a MiB that compresses to a half
+    data = b"".join(bytes([number]) + half for number in range(140))
+    folder = tmp_path / "out"
+    with PackWriter(folder, "x") as writer:
+        writer.pack([replace(source("a", data), solid=solid)])
+        payload = PackageManifest(Digest.of(b""), "xy", "1", "0.1.0", *writer.close()).emit()
+        writer.seal(payload)
+    (folder / "manifest").write_bytes(payload)
+    words = [sys.executable, "-c", MEASURE, str(folder / "manifest")]
+    taken = int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+
+    assert taken < most
+    assert taken > 60 or not solid, "a frame of 64 MiB was in hand"

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from airpack import fsops
 from airpack.errors import IntegrityError, IsolationError, NotFoundError
-from airpack.facts.host import read_host
+from airpack.facts.host import read_room
 from airpack.formats import canonical
 from airpack.formats.fields import Fields
 from airpack.formats.probe import LARGEST_GOLDEN, Probe
@@ -121,7 +121,7 @@ def run_probe(
         IsolationError: It cannot be shut off, and policy does not allow to run it so.
         StorageError: The golden file or the launcher could not be read or started.
     """
-    host = read_host()
+    host = read_room()
     limit = memory or min(host.memory, _MEMORY)
     try:
         with contextlib.ExitStack() as stack:
