@@ -643,7 +643,7 @@ def test_a_package_of_something_else_gives_nothing_and_brings_nothing(place: Any
     assert {row["product"] for row in place.run("list").json["releases"]} == {"tool"}
 
 
-def test_a_damaged_medium_is_refused_and_the_next_one_taken(
+def test_a_medium_that_is_damaged_where_it_matters_is_refused_and_the_next_one_taken(
     place: Any, media: list[Path], carry: Callable[[Path], Path]
 ) -> None:
     blob = model_of(Site.open(place.folder), "1.1.0")
@@ -651,7 +651,8 @@ def test_a_damaged_medium_is_refused_and_the_next_one_taken(
     bad = [carry(medium) for medium in media]
     for medium in bad:
         (volume,) = medium.glob("*.airvol")
-        flip(volume, volume.stat().st_size - 1)
+        slots = int.from_bytes(volume.read_bytes()[52:56], "little")
+        flip(volume, 128 + 64 * slots)  # the model, which stands first
     left = place.run("fsck", "--repair", *bad, expect=10).json
     assert any(item["error"] for item in left["repair"]["packages"])
     done = place.run("fsck", "--repair", *bad, *media).json
