@@ -18,6 +18,8 @@ from airpack.fsops.failpoints import reach
 _PIECE = 1 << 20  # bytes asked for at once
 _AHEAD = 32 << 20  # bytes written that the disk is asked to begin with
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_SPARE_SHARE = 0.03  # of what is written
+_SPARE = 16 << 20  # bytes, however little is written
 _NO_MODES = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.part\Z", re.DOTALL)
@@ -483,6 +485,11 @@ def free_bytes(folder: Path) -> int:
     """Return the bytes that this user can still write on the file system of `folder`."""
     with _translated("look at free space of", folder):
         return shutil.disk_usage(folder).free
+
+
+def spare_bytes(size: int) -> int:
+    """Return the bytes that a file system is left for its own needs where `size` bytes are written."""
+    return int(_SPARE_SHARE * size) + _SPARE
 
 
 def _sync(descriptor: int, path: Path) -> None:

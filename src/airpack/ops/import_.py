@@ -48,9 +48,6 @@ from airpack.transport.reader import Bases, open_media
 from airpack.transport.volumes import Media
 from airpack.types import Digest, Reporter, Silent, State
 
-_SPARE_SHARE = 0.03  # of what is written, for the file system's own needs
-_SPARE = 16 << 20  # bytes
-
 
 @dataclass(frozen=True, slots=True)
 class Imported:
@@ -202,7 +199,7 @@ class _Import:
         sizes = {file.digest: file.size for file in admitted.release.files}
         self._needed = sum(sizes[digest] for digest in self._missing)
         copies = sum(file.size for file in admitted.release.files if file.executable) if self._missing else 0
-        wanted = self._needed + copies + int(_SPARE_SHARE * self._needed) + (_SPARE if self._missing else 0)
+        wanted = self._needed + copies + (fsops.spare_bytes(self._needed) if self._missing else 0)
         have = fsops.free_bytes(self._site.root) + size_of(quarantine_of(self._site, admitted.manifest_digest))
         if wanted > have:
             raise StorageError(

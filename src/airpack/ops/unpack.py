@@ -33,7 +33,7 @@ from airpack.formats.volume import Frame
 from airpack.fsops import PartFile
 from airpack.ops.medium import say_mended
 from airpack.ops.naming import ByPath
-from airpack.ops.verify import check_compatibility, fresh_refresh, present
+from airpack.ops.verify import admitted_document, check_compatibility, fresh_refresh, present
 from airpack.policy.admission import Admitted, Steps, admit, documents
 from airpack.store.blobs import hash_file
 from airpack.transport import reader
@@ -43,8 +43,6 @@ from airpack.transport.outcome import Outcome, places
 from airpack.types import Check, Digest, Reporter, Silent
 
 _STAGING: Final = ".airpack-unpack"
-_SPARE_SHARE: Final = 0.03  # of what is written, for the file system's own needs
-_SPARE: Final = 16 << 20  # bytes
 _SYNCING: Final = 64  # whole files that wait for their sync
 _THREADS: Final = 4  # that sync
 _NAMED: Final = 5  # in one message
@@ -76,14 +74,7 @@ class Unpacked:
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
         return {
-            "ok": True,
-            "release": str(self.admitted.release.digest),
-            "product": self.admitted.manifest.product,
-            "version": self.admitted.manifest.version,
-            "sequence": self.admitted.predicate.sequence,
-            "channel": self.admitted.channel.channel,
-            "starter": self.admitted.channel.starter,
-            "root_fingerprint": str(self.admitted.channel.root_fingerprint),
+            **admitted_document(self.admitted),
             "folder": str(self.folder),
             "files": len(self.admitted.release.files),
             "bytes": self.total,
@@ -166,7 +157,7 @@ def _is_staging(path: Path) -> bool:
 def _check_space(out: Path, release: Release) -> str:
     size = sum(file.size for file in release.files)
     largest = max((file.size for file in release.files), default=0)  # a copy is whole before its original moves
-    wanted = size + largest + int(_SPARE_SHARE * size) + _SPARE
+    wanted = size + largest + fsops.spare_bytes(size)
     place = next(folder for folder in (out, *out.parents) if folder.is_dir())
     free = fsops.free_bytes(place)
     if wanted > free:

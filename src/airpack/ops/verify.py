@@ -50,20 +50,27 @@ class Verification:
     def document(self) -> dict[str, Any]:
         """Return the JSON keys that scripts rely on."""
         return {
-            "ok": True,
-            "release": str(self.admitted.release.digest),
-            "product": self.admitted.manifest.product,
-            "version": self.admitted.manifest.version,
-            "sequence": self.admitted.predicate.sequence,
-            "channel": self.admitted.channel.channel,
-            "starter": self.admitted.channel.starter,
-            "root_fingerprint": str(self.admitted.channel.root_fingerprint),
+            **admitted_document(self.admitted),
             "checks": documents(self.checks),
             "ignored": list(self.ignored),
             "bom": str(self.bom) if self.bom else None,
             "mended": places(self.mended),
             "parity": self.spare and {"missing": list(self.spare.missing), "damaged": places(self.spare.damaged)},
         }
+
+
+def admitted_document(admitted: Admitted) -> dict[str, Any]:
+    """Return the JSON keys of what was verified, and by whose keys."""
+    return {
+        "ok": True,
+        "release": str(admitted.release.digest),
+        "product": admitted.manifest.product,
+        "version": admitted.manifest.version,
+        "sequence": admitted.predicate.sequence,
+        "channel": admitted.channel.channel,
+        "starter": admitted.channel.starter,
+        "root_fingerprint": str(admitted.channel.root_fingerprint),
+    }
 
 
 def verify_package(

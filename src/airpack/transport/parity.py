@@ -27,8 +27,9 @@ import zfec
 from airpack.errors import InputError, IntegrityError, StorageError
 from airpack.formats.package import GROUP, ParityGroup, ParityInfo, VolumeInfo, parity_headers_of, parity_size
 from airpack.formats.volume import ENTRY, HEADER, ROW, ROW_DIGEST, read_places
-from airpack.fsops import NewFile, close_read, remove_file
+from airpack.fsops import NewFile, close_read
 from airpack.transport.pipeline import Ordered
+from airpack.transport.unsealed import Unsealed
 from airpack.types import Digest, Limits, Reporter, Silent
 
 MOST: Final = 128  # parity volumes for each group: half of what a group may have
@@ -340,7 +341,7 @@ class _Finished:
         )
 
 
-class _ParityVolume:
+class _ParityVolume(Unsealed):
     """One parity volume being written: parity first, the digests around it next, and the header when all is signed.
 
     Args:
@@ -349,12 +350,11 @@ class _ParityVolume:
     """
 
     def __init__(self, file: NewFile, length: int) -> None:
-        self.path = file.path
-        self._file, self._size = file, parity_size(length)
+        super().__init__(file)
+        self._size = parity_size(length)
         self._digests = bytearray()
         self._row, self._open = hashlib.sha256(), ROW
         self._table = Digest.of(b"")
-        self._is_published = False
         file.seek(HEADER + -(-length // ROW) * ROW_DIGEST)
 
     @property
@@ -363,7 +363,7 @@ class _ParityVolume:
 
     def append(self, data: bytes) -> None:
         """Take the next bytes of parity; none of these pieces reaches over the end of a row."""
-        self._file.write(data)
+        self.file.write(data)
         self._row.update(data)
         self._open -= len(data)
         if not self._open:
@@ -378,17 +378,6 @@ class _ParityVolume:
         if self._open < ROW:
             self._end_row()
         self._table = Digest.of(self._digests)
-        self._file.write(self._digests)
-        self._file.write_at(self._digests, HEADER)
-        self._file.park()
-
-    def publish(self, header: bytes) -> None:
-        self._file.resume()
-        self._file.write_at(header, 0)
-        self._is_published = True  # from here on it may have its name, even if the folder cannot be synced
-        self._file.commit()
-
-    def withdraw(self) -> None:
-        """Take the name back: a later volume could not be published."""
-        if self._is_published:
-            remove_file(self.path)
+        self.file.write(self._digests)
+        self.file.write_at(self._digests, HEADER)
+        self.file.park()

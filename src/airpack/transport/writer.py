@@ -22,11 +22,12 @@ from typing import Final, Self
 from airpack.errors import InputError, StorageError
 from airpack.formats.package import FileInfo, ParityGroup, VolumeInfo, header_of
 from airpack.formats.volume import ENTRY, Codec, Entry, emit_table
-from airpack.fsops import NewFile, make_dir, remove_file
+from airpack.fsops import NewFile, make_dir
 from airpack.transport import codec, parity, plan
 from airpack.transport.feed import SOLID_ROOM, Bases, Feed, File, Frame, changed, distinct
 from airpack.transport.pipeline import Ordered
 from airpack.transport.planes import Buffer
+from airpack.transport.unsealed import Unsealed
 from airpack.types import Digest, Limits, Reporter, Silent, Source
 
 VOLUME_SIZE: Final = 2 << 30  # bytes: FAT32 takes it, and so do tools that count in 31 bits
@@ -233,16 +234,15 @@ def volume_name(package: str, number: int) -> str:
     return f"{package}.{number:04d}.airvol"
 
 
-class _Volume:
+class _Volume(Unsealed):
     """One volume being written: chunks first, then the table before them, and the header when all is signed."""
 
     def __init__(self, file: NewFile, slots: int) -> None:
-        self.path, self.file = file.path, file
+        super().__init__(file)
         self._slots = slots
         self._entries = bytearray()
         self._table = Digest.of(b"")
         self._size = plan.first_chunk(slots)
-        self._is_published = False
         file.seek(self._size)
 
     @property
@@ -264,17 +264,6 @@ class _Volume:
         self._table = Digest.of(table)
         self.file.write_at(table, plan.first_chunk(0))
         self.file.park()
-
-    def publish(self, header: bytes) -> None:
-        self.file.resume()
-        self.file.write_at(header, 0)
-        self._is_published = True  # from here on it may have its name, even if the folder cannot be synced
-        self.file.commit()
-
-    def withdraw(self) -> None:
-        """Take the name back: a later volume could not be published."""
-        if self._is_published:
-            remove_file(self.path)
 
 
 def _encode(frame: Frame) -> _Packed:
