@@ -31,7 +31,6 @@ from airpack.formats.facts import (
 )
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-FIXTURES = Path(__file__).resolve().parents[4] / "shared/fixtures"
 
 
 def facts(data: bytes, path: str = "file") -> Facts:
@@ -322,12 +321,11 @@ def test_a_shard_under_another_number_does_not_fit() -> None:
     assert found[0].startswith("m-00002-of-00003.gguf: its name is not")
 
 
-# --- the fixtures that all of us test with ----------------------------------------------------------------------------
+# --- all real files ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the fixtures are not beside this repository")
-def test_no_shared_fixture_is_a_problem() -> None:
-    for path in FIXTURES.iterdir():
+def test_no_real_file_is_a_problem() -> None:
+    for path in MODELS.iterdir():
         if path.is_file():
             found = facts(path.read_bytes(), path.name)
             assert not found.problems, found

@@ -21,7 +21,7 @@ from airpack.facts.identify import HEAD, identify
 from airpack.facts.tensors import Layout, fit, read_layout
 from airpack.types import Tensor
 
-FIXTURES = Path(__file__).resolve().parents[4] / "shared/fixtures"
+MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 def layout(data: bytes, name: str = "") -> Layout:
@@ -504,15 +504,14 @@ SAMPLES = [
 ]
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the fixtures are not beside this repository")
 def test_real_files_are_read_as_their_libraries_read_them() -> None:
-    for path in FIXTURES.glob("*.gguf"):
+    for path in MODELS.glob("*.gguf"):
         assert held(path.read_bytes()) == as_gguf_reads(path)
-    for path in FIXTURES.glob("*.onnx"):
+    for path in MODELS.glob("*.onnx"):
         loaded = onnx.load(path, load_external_data=False)
         expected = {each.name: each.raw_data for each in loaded.graph.initializer if each.raw_data}
         assert {name: content for name, (_, content) in held(path.read_bytes()).items()} == expected
-    for path in FIXTURES.glob("*.safetensors"):
+    for path in MODELS.glob("*.safetensors"):
         data = path.read_bytes()
         start = 8 + struct.unpack_from("<Q", data)[0]
         header = json.loads(data[8:start])
